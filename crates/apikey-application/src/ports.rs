@@ -1,0 +1,64 @@
+//! The outbound ports: what the use cases need from the world. Adapters implement them; nothing here decides a rule.
+//!
+//! A trait method is a plain `fn` that returns a `Send` future; implementations are written as `async fn`.
+
+mod store;
+
+use std::{error::Error, future::Future};
+
+use apikey_domain::{Principal, Timestamp};
+
+pub use store::{
+    Change, Commit, CommitError, KeyStore, Page, PageQuery, Position, Read, Seq, StoreError, StoredIdempotency, Use,
+};
+
+/// Tells the time.
+pub trait Clock: Send + Sync + 'static {
+    /// The current instant.
+    fn now(&self) -> Timestamp;
+}
+
+/// The operating system's generator gave nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("no entropy")]
+pub struct EntropyError(#[source] pub Box<dyn Error + Send + Sync>);
+
+/// Draws random bytes that nobody can guess.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills the buffer.
+    ///
+    /// # Errors
+    /// [`EntropyError`] where the generator fails; the buffer's content is then unspecified.
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), EntropyError>;
+}
+
+/// Checks bearer tokens that another issuer signed.
+pub trait TokenAuthenticator: Send + Sync + 'static {
+    /// Turns a token into the principal that it stands for.
+    ///
+    /// # Errors
+    /// [`TokenError::Rejected`] for every token that is not valid, whatever is wrong with it; [`TokenError::Unavailable`] where
+    /// it cannot be told, since the issuer's keys could not be had.
+    fn authenticate(&self, token: &str) -> impl Future<Output = Result<Principal, TokenError>> + Send;
+}
+
+/// A token was not accepted. Never holds the token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It is not a valid token of the configured issuer. The reason is for the log.
+    #[error("the token was rejected: {0}")]
+    Rejected(&'static str),
+    /// The issuer's keys could not be had.
+    #[error("the issuer's keys could not be had")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// No issuer is configured: every token is rejected.
+impl<T: TokenAuthenticator> TokenAuthenticator for Option<T> {
+    async fn authenticate(&self, token: &str) -> Result<Principal, TokenError> {
+        match self {
+            Some(tokens) => tokens.authenticate(token).await,
+            None => Err(TokenError::Rejected("no issuer is configured")),
+        }
+    }
+}

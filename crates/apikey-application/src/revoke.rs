@@ -1,0 +1,104 @@
+//! Revoke a key: once and for all, and confirmed on a repeated call too.
+
+use std::sync::Arc;
+
+use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
+
+use crate::{
+    Caller, ErrorKind, FieldViolation, Policy,
+    error::Checked,
+    ports::{Change, Clock, Commit, CommitError, KeyStore, Seq, StoreError},
+};
+
+/// How often a change is made anew when somebody else changed the key in between. A revocation is final, so that the second
+/// attempt already meets a key that only a narrowing of another kind could change again.
+const ATTEMPTS: usize = 5;
+
+/// The key may not be revoked; [`StoreError::OutcomeUnknown`] says that it may be.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// The caller lacks the permission to revoke keys.
+    #[error(transparent)]
+    PermissionDenied(#[from] MissingPermissions),
+    /// Fields of the request are wrong.
+    #[error("fields of the request are wrong")]
+    InvalidFields(Vec<FieldViolation>),
+    /// There is no such key in the caller's organization.
+    #[error("there is no such key")]
+    NotFound,
+    /// The key that authorized the call was revoked or has expired meanwhile.
+    #[error("the authorizing key no longer stands")]
+    CallerRevoked,
+    /// Others kept changing the key.
+    #[error("the key was changed by others again and again")]
+    Contended,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl RevokeError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::PermissionDenied(_) => ErrorKind::PermissionDenied,
+            Self::InvalidFields(_) => ErrorKind::InvalidArgument,
+            Self::NotFound => ErrorKind::NotFound,
+            Self::CallerRevoked => ErrorKind::Unauthenticated,
+            Self::Contended => ErrorKind::Unavailable,
+            Self::Store(error) => ErrorKind::from(error),
+        }
+    }
+}
+
+/// The use case: revokes a key of the caller's organization.
+pub struct RevokeApiKey<S, C> {
+    store: Arc<S>,
+    clock: Arc<C>,
+    policy: Policy,
+}
+
+impl<S: KeyStore, C: Clock> RevokeApiKey<S, C> {
+    /// Revokes keys under that policy.
+    pub fn new(store: Arc<S>, clock: Arc<C>, policy: Policy) -> Self {
+        Self { store, clock, policy }
+    }
+
+    /// Revokes a key; a key that is already revoked keeps its `revoked_at`, and its revocation is committed to all the same.
+    /// `key_id` is what the transport read, or what is wrong with it: only a permitted caller learns which. Returns the
+    /// revocation's own place in the sequence.
+    ///
+    /// # Errors
+    /// [`RevokeError`], in this order: the caller's permission, the fields, the key.
+    pub async fn revoke(&self, caller: &Caller, key_id: Checked<KeyId>) -> Result<Seq, RevokeError> {
+        let principal = &caller.principal;
+        self.policy.authorize(principal)?;
+        let key_id = key_id.map_err(RevokeError::InvalidFields)?;
+        let organization_id = &principal.organization_id;
+
+        for _ in 0..ATTEMPTS {
+            let mut key = self.store.find_by_id(organization_id, key_id).await?.ok_or(RevokeError::NotFound)?;
+            let now = self.clock.now();
+            let (change, events) = match key.revoke(now) {
+                Some(event) => {
+                    let actor = principal.actor.clone();
+                    (Change::Revoke { key }, vec![AuditEvent { event, actor, origin: caller.origin.clone() }])
+                }
+                None => (Change::ConfirmRevoked { organization_id: organization_id.clone(), key_id }, Vec::new()),
+            };
+            let commit = Commit { change, events, on_behalf_of: principal.actor.key_id(), now };
+            match self.store.commit(commit).await {
+                Ok(seq) => return Ok(seq),
+                Err(CommitError::StaleRevision) => {}
+                Err(CommitError::AuthorizerNotStanding) => return Err(RevokeError::CallerRevoked),
+                Err(CommitError::NotFound) => return Err(RevokeError::NotFound),
+                Err(error @ (CommitError::DuplicateDigest | CommitError::IdempotencyKeyUsed(_))) => {
+                    return Err(StoreError::Defect(Box::new(error)).into());
+                }
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(RevokeError::Contended)
+    }
+}

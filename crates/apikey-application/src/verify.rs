@@ -1,0 +1,98 @@
+//! Verify: the one way of every presented key, whoever asks. This is the hot path.
+
+use std::sync::Arc;
+
+use apikey_domain::{ApiKey, KeyFormat, KeyId, KeyTypes, PermissionSet, RejectionReason, Verdict};
+
+use crate::{
+    ErrorKind, UsageLog,
+    ports::{Clock, KeyStore, StoreError},
+};
+
+/// What somebody wants to know about a key that was presented to them.
+pub struct VerificationRequest<'a> {
+    /// The key as it was presented.
+    pub raw_key: &'a str,
+    /// What the key must be permitted to do: all of these.
+    pub required_permissions: PermissionSet,
+    /// The types of key that are accepted.
+    pub key_types: KeyTypes,
+    /// Whether freshness must be proved against the store for this very call. A verification that reads the store on each
+    /// call always does.
+    pub strict: bool,
+}
+
+/// The answer to a verification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// The key is accepted; the use is noted.
+    Valid(Arc<ApiKey>),
+    /// The key is refused.
+    Rejected {
+        /// Why.
+        reason: RejectionReason,
+        /// Which key, where it exists.
+        key_id: Option<KeyId>,
+    },
+}
+
+/// Nothing can be said about the key.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The store failed; never answered as "the key is invalid".
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl VerifyError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => ErrorKind::from(error),
+        }
+    }
+}
+
+/// The use case: says whether a presented key is accepted.
+pub struct VerifyApiKey<S, C> {
+    store: Arc<S>,
+    clock: Arc<C>,
+    usage: Arc<UsageLog>,
+    format: KeyFormat,
+}
+
+impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
+    /// Verification of keys of that format.
+    pub fn new(store: Arc<S>, clock: Arc<C>, usage: Arc<UsageLog>, format: KeyFormat) -> Self {
+        Self { store, clock, usage, format }
+    }
+
+    /// Says whether the key is accepted. Garbage ends at the parser, before any I/O.
+    ///
+    /// # Errors
+    /// [`VerifyError`] where it cannot be told.
+    pub async fn verify(&self, request: VerificationRequest<'_>) -> Result<Verification, VerifyError> {
+        let VerificationRequest { raw_key, required_permissions, key_types, strict: _ } = request;
+        let Ok(presented) = self.format.parse(raw_key) else {
+            return Ok(Verification::Rejected { reason: RejectionReason::Malformed, key_id: None });
+        };
+        let Some(key) = self.store.find_by_digest(&presented.digest()).await?.value else {
+            return Ok(Verification::Rejected { reason: RejectionReason::Unknown, key_id: None });
+        };
+        let now = self.clock.now();
+        match key.verdict(now, key_types, &required_permissions) {
+            Verdict::Valid => {
+                self.usage.note(key.id(), now);
+                Ok(Verification::Valid(Arc::new(key)))
+            }
+            Verdict::Rejected(reason) => Ok(Verification::Rejected { reason, key_id: Some(key.id()) }),
+        }
+    }
+
+    /// The format of the keys that are verified.
+    #[must_use]
+    pub const fn format(&self) -> &KeyFormat {
+        &self.format
+    }
+}

@@ -1,0 +1,147 @@
+//! Revoking keys.
+
+use std::sync::Arc;
+
+use apikey_application::{
+    ErrorKind, FieldViolation, IdempotencyKey, Policy, RevokeApiKey, RevokeError, Verification,
+    ports::{Change, Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
+};
+use apikey_domain::{Actor, ApiKey, KeyDigest, KeyEventKind, KeyId, OrganizationId, RejectionReason};
+use apikey_testing::{
+    FixedClock, StoreCall,
+    fixtures::{a_caller, a_caller_with, a_key, an_instant, seconds_later},
+};
+
+use crate::house::{a_house, a_manager, a_visitor, an_outage, presented};
+
+mockall::mock! {
+    Store {}
+
+    impl KeyStore for Store {
+        fn find_by_digest(&self, digest: &KeyDigest) -> impl Future<Output = Result<Read<Option<ApiKey>>, StoreError>> + Send;
+        fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> impl Future<Output = Result<Option<ApiKey>, StoreError>> + Send;
+        fn find_idempotency(
+            &self,
+            organization_id: &OrganizationId,
+            actor: &Actor,
+            key: &IdempotencyKey,
+        ) -> impl Future<Output = Result<Option<StoredIdempotency>, StoreError>> + Send;
+        fn page(&self, query: &PageQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
+        fn commit(&self, commit: Commit) -> impl Future<Output = Result<Seq, CommitError>> + Send;
+        fn record_uses(&self, uses: &[Use]) -> impl Future<Output = Result<(), StoreError>> + Send;
+        fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    }
+}
+
+const FIRST: Seq = Seq { timeline: 0, number: 1 };
+
+#[tokio::test]
+async fn a_revoked_key_stops_working_and_stays_listed() {
+    let house = a_house();
+    let issued = house.issued().await;
+    house.clock.set(seconds_later(5));
+    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), FIRST);
+    let verification = house.verify.verify(presented(issued.raw_key.expose())).await.unwrap();
+    let expected = Verification::Rejected { reason: RejectionReason::Revoked, key_id: Some(issued.key.id()) };
+    assert_eq!(verification, expected);
+    assert_eq!(house.store.keys()[0].parts().revoked_at, Some(seconds_later(5)));
+    let kinds: Vec<_> = house.store.audit().into_iter().map(|event| event.event.kind).collect();
+    assert_eq!(kinds, [KeyEventKind::Issued, KeyEventKind::Revoked]);
+}
+
+#[tokio::test]
+async fn revoking_again_changes_nothing_and_confirms_the_first() {
+    let house = a_house();
+    let issued = house.issued().await;
+    let first = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
+    house.clock.set(seconds_later(5));
+    let commits = house.store.calls(StoreCall::Commit);
+    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), first);
+    assert_eq!(house.store.calls(StoreCall::Commit), commits + 1, "a repeated revocation is committed to as well");
+    assert_eq!(house.store.keys()[0].parts().revoked_at, Some(an_instant()));
+    assert_eq!(house.store.audit().len(), 2);
+    assert_eq!(house.store.head(), first);
+}
+
+#[tokio::test]
+async fn a_key_of_another_organization_is_as_absent_as_one_that_never_was() {
+    let house = a_house();
+    let issued = house.issued().await;
+    let mut foreigner = a_caller();
+    foreigner.principal.organization_id = OrganizationId::parse("globex").unwrap();
+    let foreign = house.revoke.revoke(&foreigner, Ok(issued.key.id())).await.unwrap_err();
+    let absent = house.revoke.revoke(&foreigner, Ok(a_key(77).id())).await.unwrap_err();
+    assert_eq!((foreign.kind(), absent.kind()), (ErrorKind::NotFound, ErrorKind::NotFound));
+    assert_eq!(foreign.to_string(), absent.to_string());
+    assert_eq!(house.store.keys(), [issued.key]);
+}
+
+#[tokio::test]
+async fn permission_comes_before_fields() {
+    let house = a_house();
+    let wrong = || Err(vec![FieldViolation::new("id", "must be a hyphenated UUID")]);
+    assert_eq!(house.revoke.revoke(&a_visitor(), wrong()).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(house.revoke.revoke(&a_manager(), wrong()).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_key_may_revoke_itself_and_its_retry_is_unauthenticated() {
+    let house = a_house();
+    let mut request = crate::house::a_request();
+    request.permissions = a_manager().principal.permissions;
+    let issued = house.issue.issue(&a_manager(), Ok(request)).await.ok().unwrap();
+    let itself = a_caller_with(Actor::api_key(issued.key.id()), a_manager().principal.permissions);
+    house.revoke.revoke(&itself, Ok(issued.key.id())).await.unwrap();
+    let retry = house.revoke.revoke(&itself, Ok(issued.key.id())).await.unwrap_err();
+    assert_eq!(retry.kind(), ErrorKind::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_an_outage_and_its_retry_confirms() {
+    let house = a_house();
+    let issued = house.issued().await;
+    house.store.fail_next(StoreCall::Commit, StoreError::OutcomeUnknown("cut off".into()));
+    let lost = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Unavailable);
+    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), FIRST);
+    house.store.fail_next(StoreCall::FindById, an_outage());
+    let outage = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap_err();
+    assert_eq!(outage.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_race_with_another_revoker_ends_in_a_confirmation() {
+    let live = a_key(1);
+    let mut revoked = live.clone();
+    revoked.revoke(an_instant());
+    let mut store = MockStore::new();
+    let mut order = mockall::Sequence::new();
+    let answer = |key: ApiKey| {
+        move |_: &_, _| -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
+            let key = key.clone();
+            Box::pin(async { Ok(Some(key)) })
+        }
+    };
+    store.expect_find_by_id().once().in_sequence(&mut order).returning(answer(live.clone()));
+    let commit = store.expect_commit().once().in_sequence(&mut order);
+    commit.withf(|commit| matches!(commit.change, Change::Revoke { .. }) && commit.events.len() == 1);
+    commit.returning(|_| Box::pin(async { Err(CommitError::StaleRevision) }));
+    store.expect_find_by_id().once().in_sequence(&mut order).returning(answer(revoked));
+    let commit = store.expect_commit().once().in_sequence(&mut order);
+    commit.withf(|commit| matches!(commit.change, Change::ConfirmRevoked { .. }) && commit.events.is_empty());
+    commit.returning(|_| Box::pin(async { Ok(FIRST) }));
+
+    let revoke = RevokeApiKey::new(Arc::new(store), Arc::new(FixedClock::at(an_instant())), Policy::pidgr());
+    assert_eq!(revoke.revoke(&a_manager(), Ok(live.id())).await.unwrap(), FIRST);
+}
+
+#[tokio::test]
+async fn a_key_that_changes_again_and_again_is_given_up_as_unavailable() {
+    let mut store = MockStore::new();
+    store.expect_find_by_id().times(5).returning(|_, _| Box::pin(async { Ok(Some(a_key(1))) }));
+    store.expect_commit().times(5).returning(|_| Box::pin(async { Err(CommitError::StaleRevision) }));
+    let revoke = RevokeApiKey::new(Arc::new(store), Arc::new(FixedClock::at(an_instant())), Policy::pidgr());
+    let error = revoke.revoke(&a_manager(), Ok(a_key(1).id())).await.unwrap_err();
+    assert!(matches!(error, RevokeError::Contended));
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}

@@ -1,0 +1,218 @@
+//! What surrounds every call, whatever it is: request id, span, metrics, admission, deadline, and a net under panics.
+//!
+//! Stands on the inner routes, so that each protocol in front of them is treated alike. Knows no method's meaning.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Code, body::Body};
+use tower::{Service, ServiceExt};
+use tracing::{Instrument, Span, field};
+
+use crate::{
+    methods::{Method, Methods},
+    request_id::{RequestId, RequestIds, X_REQUEST_ID},
+    status::{Failure, code_name, complete},
+};
+
+mod deadline;
+
+/// The largest message that is read, in bytes. The largest legal request is far below: a name of 800 bytes and the catalogue.
+pub(crate) const MAX_MESSAGE_SIZE: usize = 64 * 1024;
+
+/// How much a listener takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallLimits {
+    /// How long a call may take until the head of its answer; a caller's shorter deadline is honoured.
+    pub deadline: Duration,
+    /// The same for `RevokeApiKey`, which may have to wait until every replica has confirmed.
+    pub revoke_deadline: Duration,
+    /// How many calls are carried out at once; what is above is refused at once. Health checks do not count.
+    pub concurrent_calls: usize,
+}
+
+impl Default for CallLimits {
+    /// 5 s; 10 s to revoke; 1024 calls.
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(5), revoke_deadline: Duration::from_secs(10), concurrent_calls: 1024 }
+    }
+}
+
+/// The inner routes with everything that surrounds a call.
+#[derive(Clone)]
+pub(crate) struct Calls<S> {
+    routes: S,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    request_ids: RequestIds,
+    methods: Methods,
+    admission: Semaphore,
+}
+
+impl<S> Calls<S> {
+    pub(crate) fn new(routes: S, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
+        let admission = Semaphore::new(concurrent_calls.min(Semaphore::MAX_PERMITS));
+        Self { routes, shared: Arc::new(Shared { request_ids, methods, admission }) }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Calls<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Self { routes, shared } = self.clone();
+        let request_id = shared.request_ids.identify(request.headers());
+        request.extensions_mut().insert(request_id.clone());
+        let method = shared.methods.find(request.uri().path());
+        let span = tracing::info_span!(
+            "call",
+            request_id = request_id.as_str(),
+            method = method.name,
+            code = field::Empty,
+            milliseconds = field::Empty,
+        );
+        Box::pin(async move { Ok(shared.answer(routes, request, &request_id).await) }.instrument(span))
+    }
+}
+
+impl Shared {
+    async fn answer<S, B>(&self, routes: S, request: Request<B>, request_id: &RequestId) -> Response<Body>
+    where
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    {
+        let method = self.methods.find(request.uri().path());
+        let measured = Measured::start(&self.methods, method);
+        let mut response = match self.carry_out(routes, request, method).await {
+            Ok(response) => response,
+            Err(failure) => failure.into_status(request_id).into_http(),
+        };
+        let code = match response.status() {
+            StatusCode::OK => complete(response.headers_mut(), request_id),
+            _ => Code::Unknown,
+        };
+        response.headers_mut().insert(X_REQUEST_ID, request_id.header());
+        measured.finish(code);
+        if response.headers().contains_key(tonic::Status::GRPC_STATUS) {
+            return response;
+        }
+        // The error of a stream stands in its trailers.
+        let request_id = request_id.clone();
+        response.map(|body| {
+            Body::new(body.map_frame(move |mut frame| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    complete(trailers, &request_id);
+                }
+                frame
+            }))
+        })
+    }
+
+    async fn carry_out<S, B>(&self, routes: S, request: Request<B>, method: &Method) -> Result<Response<Body>, Failure>
+    where
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    {
+        if let Some(refusal) = refuse_other_protocols(&request) {
+            return Ok(refusal);
+        }
+        let deadline = deadline::of(request.headers(), method.deadline)?;
+        let _admitted = if method.admission {
+            Some(self.admission.try_acquire().map_err(|_| Failure::overloaded())?)
+        } else {
+            None
+        };
+        let answer = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Err(panic)) => Err(panicked(panic)),
+            Err(_) => Err(Failure::deadline_exceeded()),
+        }
+    }
+}
+
+/// What is not gRPC is refused in HTTP's own terms, as gRPC over HTTP/2 says of the content type.
+fn refuse_other_protocols<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let refuse = |status, name, value| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        Some(response)
+    };
+    if request.method() != HttpMethod::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST");
+    }
+    if !is_grpc(request.headers()) {
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, header::ACCEPT, "application/grpc");
+    }
+    None
+}
+
+/// `application/grpc`, with or without `+proto` and parameters.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    match value.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// What a panic says is not logged: a text that was being cut may be a credential.
+fn panicked(panic: Box<dyn Any + Send>) -> Failure {
+    drop(panic);
+    Failure::internal("a handler panicked")
+}
+
+/// Measures a call, also one that its caller gives up.
+struct Measured<'a> {
+    methods: &'a Methods,
+    method: &'a Method,
+    started: Instant,
+    code: Code,
+}
+
+impl<'a> Measured<'a> {
+    fn start(methods: &'a Methods, method: &'a Method) -> Self {
+        methods.in_flight().increment(1);
+        Self { methods, method, started: Instant::now(), code: Code::Cancelled }
+    }
+
+    fn finish(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        self.methods.in_flight().decrement(1);
+        self.method.record(self.code, duration);
+        let span = Span::current();
+        span.record("code", code_name(self.code));
+        span.record("milliseconds", duration.as_secs_f64() * 1_000.0);
+        tracing::debug!("the call has ended");
+    }
+}

@@ -1,0 +1,215 @@
+//! What can go wrong for a client, without a type of tonic in it. Never holds a credential or a key.
+
+use std::{error::Error, fmt, time::Duration};
+
+use apikey_application::FieldViolation;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::status::{MISSING_PERMISSIONS, code_name};
+
+/// A call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is not one of `http://` or `https://`.
+    #[error("{0:?} is not an http:// or https:// address")]
+    InvalidEndpoint(String),
+    /// The credential cannot be sent in a header.
+    #[error("the credential is empty or holds other characters than visible ASCII")]
+    InvalidCredential,
+    /// The idempotency key cannot be sent in a header.
+    #[error("the idempotency key holds other characters than visible ASCII")]
+    InvalidIdempotencyKey,
+    /// There is no such permission.
+    #[error("{0:?} is not a permission")]
+    UnknownPermission(String),
+    /// There is no connection, or it broke.
+    #[error("the service cannot be reached")]
+    Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    /// No answer came in time.
+    #[error("the service did not answer in time")]
+    TimedOut,
+    /// The service answered with an error.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// The answer is not one that this version understands.
+    #[error("the answer cannot be understood: {0}")]
+    IllegalAnswer(&'static str),
+}
+
+impl ClientError {
+    /// Whether the request may have been carried out all the same, so that only a repetition tells.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut | Self::IllegalAnswer(_) => true,
+            Self::Refused(refusal) => matches!(
+                refusal.code,
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal | Code::Unknown
+            ),
+            Self::InvalidEndpoint(_)
+            | Self::InvalidCredential
+            | Self::InvalidIdempotencyKey
+            | Self::UnknownPermission(_) => false,
+        }
+    }
+
+    /// The service's own answer, where there is one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        if let Self::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+}
+
+/// An error as the service told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// What is wrong, for people.
+    pub message: String,
+    /// What is wrong, for programs; stable.
+    pub reason: Option<String>,
+    /// The fields that are wrong.
+    pub field_violations: Vec<FieldViolation>,
+    /// The permissions that the caller lacks, by name.
+    pub missing_permissions: Vec<String>,
+    /// The name of the resource that the error is about: a key's id.
+    pub resource_name: Option<String>,
+    /// The request's id, under which the service's log has more.
+    pub request_id: Option<String>,
+    /// How long to wait before another attempt.
+    pub retry_delay: Option<Duration>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl Error for Refusal {}
+
+/// The codes of gRPC that are errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "defined by gRPC, name by name")]
+pub enum Code {
+    Cancelled,
+    Unknown,
+    InvalidArgument,
+    DeadlineExceeded,
+    NotFound,
+    AlreadyExists,
+    PermissionDenied,
+    ResourceExhausted,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    Unimplemented,
+    Internal,
+    Unavailable,
+    DataLoss,
+    Unauthenticated,
+}
+
+impl Code {
+    const fn from_tonic(code: tonic::Code) -> Self {
+        use tonic::Code as Wire;
+        match code {
+            // An error with the code of success is none that anybody knows.
+            Wire::Ok | Wire::Unknown => Self::Unknown,
+            Wire::Cancelled => Self::Cancelled,
+            Wire::InvalidArgument => Self::InvalidArgument,
+            Wire::DeadlineExceeded => Self::DeadlineExceeded,
+            Wire::NotFound => Self::NotFound,
+            Wire::AlreadyExists => Self::AlreadyExists,
+            Wire::PermissionDenied => Self::PermissionDenied,
+            Wire::ResourceExhausted => Self::ResourceExhausted,
+            Wire::FailedPrecondition => Self::FailedPrecondition,
+            Wire::Aborted => Self::Aborted,
+            Wire::OutOfRange => Self::OutOfRange,
+            Wire::Unimplemented => Self::Unimplemented,
+            Wire::Internal => Self::Internal,
+            Wire::Unavailable => Self::Unavailable,
+            Wire::DataLoss => Self::DataLoss,
+            Wire::Unauthenticated => Self::Unauthenticated,
+        }
+    }
+
+    const fn into_tonic(self) -> tonic::Code {
+        use tonic::Code as Wire;
+        match self {
+            Self::Unknown => Wire::Unknown,
+            Self::Cancelled => Wire::Cancelled,
+            Self::InvalidArgument => Wire::InvalidArgument,
+            Self::DeadlineExceeded => Wire::DeadlineExceeded,
+            Self::NotFound => Wire::NotFound,
+            Self::AlreadyExists => Wire::AlreadyExists,
+            Self::PermissionDenied => Wire::PermissionDenied,
+            Self::ResourceExhausted => Wire::ResourceExhausted,
+            Self::FailedPrecondition => Wire::FailedPrecondition,
+            Self::Aborted => Wire::Aborted,
+            Self::OutOfRange => Wire::OutOfRange,
+            Self::Unimplemented => Wire::Unimplemented,
+            Self::Internal => Wire::Internal,
+            Self::Unavailable => Wire::Unavailable,
+            Self::DataLoss => Wire::DataLoss,
+            Self::Unauthenticated => Wire::Unauthenticated,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(code_name(self.into_tonic()))
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        if details.request_info().is_none() {
+            // Not from the service, or not from this one.
+            if has_cause::<tonic::TimeoutExpired>(&status) {
+                return Self::TimedOut;
+            }
+            if has_cause::<tonic::transport::Error>(&status) || has_cause::<hyper::Error>(&status) {
+                return Self::Unreachable(Box::new(status));
+            }
+        }
+        let info = details.error_info();
+        let missing = info.and_then(|info| info.metadata.get(MISSING_PERMISSIONS));
+        let violations = details.bad_request().map(|bad_request| bad_request.field_violations.as_slice());
+        Self::Refused(Box::new(Refusal {
+            code: Code::from_tonic(status.code()),
+            message: status.message().to_owned(),
+            reason: info.map(|info| info.reason.clone()),
+            field_violations: violations
+                .unwrap_or_default()
+                .iter()
+                .map(|violation| FieldViolation::new(violation.field.clone(), violation.description.clone()))
+                .collect(),
+            missing_permissions: missing.map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            resource_name: details.resource_info().map(|resource| resource.resource_name.clone()),
+            request_id: details.request_info().map(|request| request.request_id.clone()),
+            retry_delay: details.retry_info().and_then(|retry| retry.retry_delay),
+        }))
+    }
+}
+
+impl From<&'static str> for ClientError {
+    fn from(what: &'static str) -> Self {
+        Self::IllegalAnswer(what)
+    }
+}
+
+fn has_cause<E: Error + 'static>(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<E>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

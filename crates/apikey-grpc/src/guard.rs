@@ -1,0 +1,153 @@
+//! Who may call a service at all, decided around the service and before a byte of the message is read.
+//!
+//! A method that is added to a guarded service is guarded. What a caller may do is the use cases' affair.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use apikey_application::{
+    Authenticator, Caller, Credential,
+    ports::{Clock, KeyStore, TokenAuthenticator},
+};
+use apikey_domain::Origin;
+use http::{Extensions, Request, Response, header::AUTHORIZATION, request::Parts};
+use tonic::{body::Body, server::NamedService};
+use tower::{Service, ServiceExt};
+
+use crate::{
+    credential::{self, X_API_KEY},
+    listener::PeerAddress,
+    request_id::RequestId,
+    status::Failure,
+};
+
+/// Decides from a request's head alone.
+pub(crate) trait Guard: Send + Sync + 'static {
+    /// Admits the request, and adds to its extensions what its handler has to know.
+    fn admit(&self, head: &mut Parts) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A service behind a guard.
+pub(crate) struct Guarded<S, G> {
+    service: S,
+    guard: Arc<G>,
+}
+
+impl<S, G> Guarded<S, G> {
+    pub(crate) fn new(service: S, guard: G) -> Self {
+        Self { service, guard: Arc::new(guard) }
+    }
+}
+
+impl<S: Clone, G> Clone for Guarded<S, G> {
+    fn clone(&self) -> Self {
+        Self { service: self.service.clone(), guard: Arc::clone(&self.guard) }
+    }
+}
+
+impl<S: NamedService, G> NamedService for Guarded<S, G> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, G> Service<Request<Body>> for Guarded<S, G>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    G: Guard,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { service, guard } = self.clone();
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            let admitted = guard.admit(&mut head).await;
+            head.headers.remove(AUTHORIZATION);
+            head.headers.remove(X_API_KEY);
+            match admitted {
+                Ok(()) => service.oneshot(Request::from_parts(head, body)).await,
+                Err(failure) => Ok(answer(failure, &head.extensions)),
+            }
+        })
+    }
+}
+
+/// A failure as the answer to the request with these extensions.
+pub(crate) fn answer(failure: Failure, extensions: &Extensions) -> Response<Body> {
+    failure.into_status(&request_id(extensions)).into_http()
+}
+
+/// The id that every request has been given before it comes here.
+pub(crate) fn request_id(extensions: &Extensions) -> RequestId {
+    extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::missing)
+}
+
+/// Admits whoever presents one valid credential, as a [`Caller`].
+pub(crate) struct CallerGuard<S, C, T>(pub(crate) Authenticator<S, C, T>);
+
+impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Guard for CallerGuard<S, C, T> {
+    async fn admit(&self, head: &mut Parts) -> Result<(), Failure> {
+        let credential = credential::find(&head.headers).map_err(Failure::unauthenticated)?;
+        let principal = self.0.authenticate(credential).await?;
+        let origin = Origin {
+            address: head.extensions.get::<PeerAddress>().map(ToString::to_string),
+            request_id: Some(request_id(&head.extensions).to_string()),
+        };
+        head.extensions.insert(Caller { principal, origin });
+        Ok(())
+    }
+}
+
+/// The bearer token of the verification listener, kept as a digest.
+#[derive(Clone)]
+pub struct AccessToken(blake3::Hash);
+
+/// The text cannot be an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an access token is 1 to {max} visible ASCII characters", max = AccessToken::MAX_LENGTH)]
+pub struct AccessTokenError;
+
+impl AccessToken {
+    /// The longest token, in characters: it has to fit into a header, with room for the others.
+    pub const MAX_LENGTH: usize = 4096;
+
+    /// A token of 1 to 4096 visible ASCII characters.
+    ///
+    /// # Errors
+    /// [`AccessTokenError`] for every other text.
+    pub fn new(token: &str) -> Result<Self, AccessTokenError> {
+        let legal = (1..=Self::MAX_LENGTH).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if legal { Ok(Self(blake3::hash(token.as_bytes()))) } else { Err(AccessTokenError) }
+    }
+
+    /// Digests are compared, in constant time, so that nothing can be learnt of the token byte by byte.
+    fn is(&self, presented: &str) -> bool {
+        self.0 == blake3::hash(presented.as_bytes())
+    }
+}
+
+/// Admits whoever presents the listener's own token; everybody, where none is configured.
+pub(crate) struct TokenGuard(pub(crate) Option<AccessToken>);
+
+impl Guard for TokenGuard {
+    async fn admit(&self, head: &mut Parts) -> Result<(), Failure> {
+        let Some(token) = &self.0 else { return Ok(()) };
+        match credential::find(&head.headers).map_err(Failure::unauthenticated)? {
+            Credential::Bearer(presented) if token.is(presented) => Ok(()),
+            Credential::Bearer(_) | Credential::ApiKey(_) => {
+                Err(Failure::unauthenticated("the credential is not the listener's token"))
+            }
+        }
+    }
+}

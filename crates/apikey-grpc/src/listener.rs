@@ -1,0 +1,267 @@
+//! Connections: accepted, limited, kept alive, drained. HTTP/1.1 and HTTP/2 on one port, in clear text or by TLS.
+//!
+//! Knows nothing of what is served.
+
+use std::{convert::Infallible, fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tower::Service;
+
+use activity::{Activity, Tracked};
+
+use crate::TlsIdentity;
+
+mod activity;
+
+/// The network address of whoever made a request; among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How much one listener takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Connections at once. Those above wait in the kernel's queue, unaccepted, until one ends.
+    pub connections: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// The largest list of headers, in bytes. For HTTP/1.1, where it bounds the read buffer, at least 8 KiB.
+    pub header_list: u32,
+    /// How often a silent HTTP/2 connection is asked for a sign of life.
+    pub keep_alive: Duration,
+    /// How long that sign may take.
+    pub keep_alive_timeout: Duration,
+    /// How long a new connection may take for its TLS handshake, how long until its first request is there, and an HTTP/1.1 connection for the headers of each.
+    pub header_timeout: Duration,
+    /// After how long without a request a connection is closed, gracefully.
+    pub idle_timeout: Duration,
+    /// How long requests in flight have to finish when the listener shuts down.
+    pub drain: Duration,
+}
+
+impl Default for ConnectionLimits {
+    /// 1024 connections of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers, 5 min idle,
+    /// 8 s to drain.
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            streams: 100,
+            header_list: 16 * 1024,
+            keep_alive: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_mins(5),
+            drain: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Streams that a peer may open and reset before we have looked at them: h2's own answer to rapid reset (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that we may have reset for the peer's mistakes, before the connection goes (CVE-2019-9514 and its kin).
+const MAX_ERROR_RESETS: usize = 256;
+/// Bytes that wait for a slow reader, on each stream.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Bytes that a peer may send ahead of being read, on each stream and on the connection: one message and its frames, and ten.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The most headers in an HTTP/1.1 request.
+const MAX_HEADERS: usize = 64;
+/// The least that hyper allows for the read buffer of an HTTP/1.1 connection.
+const MIN_READ_BUFFER: usize = 8 * 1024;
+/// How long to wait after a failed accept: out of descriptors, mostly, and no better at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a listener ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still open when the time to drain was over, and were cut.
+    pub cut: usize,
+}
+
+/// Serves connections in clear text; otherwise as [`serve_with`].
+///
+/// # Cancel safety
+/// Dropping the future cuts all connections.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: impl Future<Output = ()>,
+) -> Drained
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    serve_with(listener, None, service, limits, shutdown).await
+}
+
+/// Serves connections, by TLS where there is an identity, until `shutdown` is ready; then accepts no more, tells each peer
+/// (GOAWAY), lets requests in flight finish within [`ConnectionLimits::drain`], and cuts the rest.
+///
+/// # Cancel safety
+/// Dropping the future cuts all connections.
+pub async fn serve_with<S, B>(
+    listener: TcpListener,
+    tls: Option<TlsIdentity>,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: impl Future<Output = ()>,
+) -> Drained
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let http = Arc::new(builder(&limits));
+    let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let (closing, _) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            (stream, peer, slot) = accept(&listener, &slots) => {
+                let connection = Connection { http: Arc::clone(&http), limits, closing: closing.subscribe(), slot };
+                connections.spawn(connection.open(stream, tls.clone(), peer, service.clone()));
+            }
+        }
+    }
+    drop(listener);
+    closing.send_replace(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(limits.drain, all_ended).await;
+    let cut = connections.len();
+    if cut > 0 {
+        tracing::warn!(connections = cut, "connections were cut: their requests did not finish in time");
+        connections.shutdown().await;
+    }
+    Drained { cut }
+}
+
+fn builder(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    let header_list = usize::try_from(limits.header_list).unwrap_or(usize::MAX);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(header_list.max(MIN_READ_BUFFER));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_list)
+        .keep_alive_interval(limits.keep_alive)
+        .keep_alive_timeout(limits.keep_alive_timeout)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, slot),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Connection {
+    http: Arc<Builder<TokioExecutor>>,
+    limits: ConnectionLimits,
+    closing: watch::Receiver<bool>,
+    /// Held until the connection ends.
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    async fn open<S, B>(self, stream: TcpStream, tls: Option<TlsIdentity>, peer: SocketAddr, service: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // Answers are small and wanted at once; that it cannot be set is no reason not to serve.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return self.serve(stream, peer, service).await };
+        let mut closing = self.closing.clone();
+        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
+        let outcome = tokio::select! {
+            outcome = handshake => outcome,
+            () = async { drop(closing.wait_for(|closing| *closing).await) } => return,
+        };
+        match outcome {
+            Ok(Ok(stream)) => self.serve(stream, peer, service).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<I, S, B>(self, stream: I, peer: SocketAddr, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Self { http, limits, mut closing, slot: _slot } = self;
+        let activity = Activity::new();
+        let service = Tracked::new(service, PeerAddress(peer), activity.clone());
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        let outcome = tokio::select! {
+            outcome = &mut connection => outcome,
+            () = async { drop(closing.wait_for(|closing| *closing).await) } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = activity.idle(limits.header_timeout, limits.idle_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                // A peer that says nothing does not say goodbye either.
+                tokio::time::timeout(limits.drain, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = outcome {
+            // Peers that break off or break the protocol: theirs to know, ours to see when we look for it.
+            tracing::debug!(%peer, error, "the connection ended with an error");
+        }
+    }
+}

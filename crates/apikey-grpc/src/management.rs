@@ -1,0 +1,103 @@
+//! `ApiKeyService`: message in, use case, message out.
+
+use apikey_application::{
+    Authenticator, Caller, IssueApiKey, ListApiKeys, RevokeApiKey,
+    ports::{Clock, Entropy, KeyStore, TokenAuthenticator},
+};
+use apikey_proto::pidgr::v1::{
+    self as pb,
+    api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
+};
+use http::Extensions;
+use tonic::{Request, Response, Status, codec::CompressionEncoding};
+
+use crate::{
+    call::MAX_MESSAGE_SIZE,
+    convert,
+    guard::{CallerGuard, Guarded, request_id},
+    status::Failure,
+};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What the public listener needs: who calls, and the use cases.
+pub struct Management<S, C, E, T> {
+    /// Tells who calls.
+    pub authenticator: Authenticator<S, C, T>,
+    /// Issues keys.
+    pub issue: IssueApiKey<S, C, E>,
+    /// Lists keys.
+    pub list: ListApiKeys<S>,
+    /// Revokes keys.
+    pub revoke: RevokeApiKey<S, C>,
+}
+
+pub(crate) struct UseCases<S, C, E> {
+    issue: IssueApiKey<S, C, E>,
+    list: ListApiKeys<S>,
+    revoke: RevokeApiKey<S, C>,
+}
+
+pub(crate) type GuardedManagement<S, C, E, T> = Guarded<ApiKeyServiceServer<UseCases<S, C, E>>, CallerGuard<S, C, T>>;
+
+impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator> Management<S, C, E, T> {
+    pub(crate) fn into_service(self) -> GuardedManagement<S, C, E, T> {
+        let Self { authenticator, issue, list, revoke } = self;
+        let server = ApiKeyServiceServer::new(UseCases { issue, list, revoke })
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip);
+        Guarded::new(server, CallerGuard(authenticator))
+    }
+}
+
+#[tonic::async_trait]
+impl<S: KeyStore, C: Clock, E: Entropy> ApiKeyService for UseCases<S, C, E> {
+    async fn create_api_key(
+        &self,
+        request: Request<pb::CreateApiKeyRequest>,
+    ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let idempotency_keys = metadata.get_all(IDEMPOTENCY_KEY).iter().map(|value| value.to_str().ok());
+        let issued = async {
+            let caller = caller(&extensions)?;
+            let request = convert::issue_request(message, idempotency_keys);
+            Ok(self.issue.issue(caller, request).await?)
+        };
+        answer(issued.await, &extensions, |issued| convert::create_response(&issued))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<pb::ListApiKeysRequest>,
+    ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let listing = async { Ok(self.list.list(caller(&extensions)?, convert::list_request(message)).await?) };
+        answer(listing.await, &extensions, |listing| convert::list_response(&listing))
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<pb::RevokeApiKeyRequest>,
+    ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let revoked = async { Ok(self.revoke.revoke(caller(&extensions)?, convert::revoke_request(&message)).await?) };
+        answer(revoked.await, &extensions, |_seq| pb::RevokeApiKeyResponse {})
+    }
+}
+
+/// The caller that the guard admitted. That there is none is a defect, and no reason to go on.
+fn caller(extensions: &Extensions) -> Result<&Caller, Failure> {
+    extensions.get::<Caller>().ok_or_else(|| Failure::internal("a method ran without a caller"))
+}
+
+fn answer<T, M>(
+    outcome: Result<T, Failure>,
+    extensions: &Extensions,
+    into_message: impl FnOnce(T) -> M,
+) -> Result<Response<M>, Status> {
+    match outcome {
+        Ok(value) => Ok(Response::new(into_message(value))),
+        Err(failure) => Err(failure.into_status(&request_id(extensions))),
+    }
+}

@@ -1,0 +1,100 @@
+//! The methods that a listener serves, from their descriptors: what a path is called in metrics and logs, and its time limit.
+//!
+//! A path that no descriptor names is "unknown", so that callers cannot invent labels.
+
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::Code;
+
+use crate::status::code_name;
+
+const REQUESTS: &str = "apikeys_grpc_requests_total";
+const DURATION: &str = "apikeys_grpc_request_duration_seconds";
+const IN_FLIGHT: &str = "apikeys_grpc_requests_in_flight";
+
+/// The codes of gRPC are the numbers from 0 to 16.
+const CODES: usize = 17;
+
+/// One method.
+pub(crate) struct Method {
+    /// `package.Service/Method`.
+    pub(crate) name: String,
+    /// The service's own time limit until the head of the answer.
+    pub(crate) deadline: Duration,
+    /// Whether the call counts against the cap of concurrent calls.
+    pub(crate) admission: bool,
+    requests: [OnceLock<Counter>; CODES],
+    duration: OnceLock<Histogram>,
+}
+
+impl Method {
+    fn new(name: String, deadline: Duration, admission: bool) -> Self {
+        let requests = [const { OnceLock::new() }; CODES];
+        Self { name, deadline, admission, requests, duration: OnceLock::new() }
+    }
+
+    /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
+    pub(crate) fn record(&self, code: Code, duration: Duration) {
+        let counter = || metrics::counter!(REQUESTS, "method" => self.name.clone(), "code" => code_name(code));
+        if let Some(requests) = self.requests.get(usize::try_from(i32::from(code)).unwrap_or(CODES)) {
+            requests.get_or_init(counter).increment(1);
+        }
+        let histogram = || metrics::histogram!(DURATION, "method" => self.name.clone());
+        self.duration.get_or_init(histogram).record(duration.as_secs_f64());
+    }
+}
+
+/// All methods of a listener.
+pub(crate) struct Methods {
+    by_path: HashMap<String, Method>,
+    unknown: Method,
+    in_flight: Gauge,
+}
+
+impl Methods {
+    /// The methods in these descriptor sets. `limit` gives a method's time limit, by its name.
+    ///
+    /// # Errors
+    /// Where a set cannot be decoded.
+    pub(crate) fn new(
+        descriptor_sets: &[&[u8]],
+        services: &[&str],
+        unadmitted: &str,
+        limit: impl Fn(&str) -> Duration,
+    ) -> Result<Self, prost::DecodeError> {
+        metrics::describe_counter!(REQUESTS, "Calls that were answered, by method and code.");
+        metrics::describe_histogram!(DURATION, Unit::Seconds, "Time from a call's head to its answer's head.");
+        metrics::describe_gauge!(IN_FLIGHT, "Calls that are being carried out.");
+        let mut by_path = HashMap::new();
+        for set in descriptor_sets {
+            for file in FileDescriptorSet::decode(*set)?.file {
+                for service in &file.service {
+                    let service_name = format!("{}.{}", file.package(), service.name());
+                    if !services.contains(&service_name.as_str()) {
+                        continue;
+                    }
+                    for method in &service.method {
+                        let name = format!("{service_name}/{}", method.name());
+                        let deadline = limit(&name);
+                        let method = Method::new(name, deadline, service_name != unadmitted);
+                        by_path.insert(format!("/{}", method.name), method);
+                    }
+                }
+            }
+        }
+        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true);
+        Ok(Self { by_path, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
+    }
+
+    /// The method with that path, or the one that stands for all unknown ones.
+    pub(crate) fn find(&self, path: &str) -> &Method {
+        self.by_path.get(path).unwrap_or(&self.unknown)
+    }
+
+    pub(crate) fn in_flight(&self) -> &Gauge {
+        &self.in_flight
+    }
+}

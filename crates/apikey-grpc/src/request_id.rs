@@ -1,0 +1,124 @@
+//! The id that ties an answer, its log lines and its audit row together.
+
+use std::{
+    fmt,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use apikey_application::ports::{Entropy, EntropyError};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header that carries the id, in both directions.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest id that is taken over from a caller, in characters.
+const MAX_LENGTH: usize = 128;
+
+/// A request's id: 1 to 128 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId(HeaderValue);
+
+impl RequestId {
+    pub(crate) fn as_str(&self) -> &str {
+        // Visible ASCII by construction.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// For a request that came another way than through the layer that gives ids: there is none such.
+    pub(crate) const fn missing() -> Self {
+        Self(HeaderValue::from_static("-"))
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Gives each request its id: the caller's own, where it sent a well-formed one, otherwise a new one.
+///
+/// New ids are a random number of this process (64 bits) and a counter. They identify and need not be unguessable, so that a
+/// request draws no entropy.
+#[derive(Clone, Debug)]
+pub struct RequestIds {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids of a new process.
+    ///
+    /// # Errors
+    /// [`EntropyError`] where the generator fails.
+    pub fn new(entropy: &impl Entropy) -> Result<Self, EntropyError> {
+        let mut process = [0; 8];
+        entropy.fill(&mut process)?;
+        Ok(Self { shared: Arc::new(Shared { process: u64::from_le_bytes(process), next: AtomicU64::new(1) }) })
+    }
+
+    pub(crate) fn identify(&self, headers: &HeaderMap) -> RequestId {
+        let mut sent = headers.get_all(X_REQUEST_ID).iter();
+        match (sent.next(), sent.next()) {
+            (Some(id), None) if is_well_formed(id) => RequestId(id.clone()),
+            _ => self.make(),
+        }
+    }
+
+    fn make(&self) -> RequestId {
+        let mut id = String::with_capacity(24);
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        // Writing to a String cannot fail, and hexadecimal digits are a legal header.
+        let _ = write!(id, "{:016x}-{number:x}", self.shared.process);
+        HeaderValue::try_from(id).map_or_else(|_| RequestId::missing(), RequestId)
+    }
+}
+
+fn is_well_formed(id: &HeaderValue) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counter;
+
+    impl Entropy for Counter {
+        fn fill(&self, buffer: &mut [u8]) -> Result<(), EntropyError> {
+            buffer.fill(0xA5);
+            Ok(())
+        }
+    }
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (X_REQUEST_ID, HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_well_formed_id_is_taken_over_and_every_other_one_replaced() {
+        let ids = RequestIds::new(&Counter).unwrap();
+        let longest = "x".repeat(128);
+        for legal in ["a", "req-1/2", &longest] {
+            assert_eq!(ids.identify(&headers(&[legal])).as_str(), legal);
+        }
+        let mut made = Vec::new();
+        for illegal in [&[][..], &[""], &["a b"], &["é"], &["a", "a"], &["x".repeat(129).as_str()]] {
+            made.push(ids.identify(&headers(illegal)).to_string());
+        }
+        assert_eq!(made, (1..=6).map(|number| format!("a5a5a5a5a5a5a5a5-{number:x}")).collect::<Vec<_>>());
+    }
+}

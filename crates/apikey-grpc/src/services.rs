@@ -1,0 +1,203 @@
+//! What each listener serves: its service, health and reflection, with everything that surrounds a call.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apikey_application::{
+    VerifyApiKey,
+    ports::{Clock, Entropy, KeyStore, TokenAuthenticator},
+};
+use apikey_proto::{
+    FILE_DESCRIPTOR_SET,
+    pidgr::v1::{api_key_service_server, api_key_verification_service_server},
+};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tonic::{body::Body, service::Routes};
+use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
+use tonic_reflection::pb::v1 as reflection;
+use tower::Service;
+
+use crate::{
+    AccessToken, CallLimits, Management, RequestIds,
+    call::{Calls, MAX_MESSAGE_SIZE},
+    methods::Methods,
+    verification,
+    web::{AllowedOrigins, Web, WebOptions},
+};
+
+const HEALTH: &str = "grpc.health.v1.Health";
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+/// The descriptor sets of every service that a listener may serve.
+const DESCRIPTOR_SETS: [&[u8]; 3] = [FILE_DESCRIPTOR_SET, health::FILE_DESCRIPTOR_SET, reflection::FILE_DESCRIPTOR_SET];
+const REVOKE: &str = "pidgr.v1.ApiKeyService/RevokeApiKey";
+
+/// A descriptor set that this crate holds cannot be read: a defect of the build.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidDescriptors {
+    /// It is not a descriptor set.
+    #[error("a descriptor set cannot be decoded")]
+    Malformed(#[from] prost::DecodeError),
+    /// It does not describe what JSON needs to know.
+    #[error("a descriptor set cannot be used for JSON")]
+    Json(#[from] prost_reflect::DescriptorError),
+    /// Reflection does not accept it.
+    #[error("a descriptor set cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// What health checks are told about a listener; at first, that it does not serve.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    reporter: HealthReporter,
+    service: &'static str,
+}
+
+impl Serving {
+    /// Says whether the listener serves: its service by name, and the whole by the empty name.
+    pub async fn set(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(self.service, status).await;
+        self.reporter.set_service_status("", status).await;
+    }
+}
+
+/// How much longer than its call a request by Connect may take: the time in which its message has to arrive.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
+/// What the public listener serves: `ApiKeyService`, health and reflection, by gRPC, gRPC-Web and Connect.
+#[derive(Clone)]
+pub struct PublicService(Web<Calls<Routes>>);
+
+impl PublicService {
+    /// The service, and the switch of its health.
+    ///
+    /// # Errors
+    /// [`InvalidDescriptors`]: a defect of the build.
+    pub async fn new<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator>(
+        management: Management<S, C, E, T>,
+        request_ids: RequestIds,
+        limits: CallLimits,
+    ) -> Result<(Self, Serving), InvalidDescriptors> {
+        let routes = Routes::new(management.into_service());
+        let service = api_key_service_server::SERVICE_NAME;
+        let (calls, serving) = surround(routes, service, request_ids.clone(), limits).await?;
+        let options = WebOptions {
+            descriptor_sets: &DESCRIPTOR_SETS,
+            services: &[service, HEALTH, REFLECTION],
+            max_message_size: MAX_MESSAGE_SIZE,
+            patience: limits.deadline.max(limits.revoke_deadline).saturating_add(ARRIVAL),
+        };
+        Ok((Self(Web::new(calls, request_ids, options)?), serving))
+    }
+
+    /// The same service for the pages of those origins too; without this, for none.
+    #[must_use]
+    pub fn for_origins(self, origins: AllowedOrigins) -> Self {
+        Self(self.0.for_origins(origins))
+    }
+}
+
+/// What the verification listener serves: `ApiKeyVerificationService`, health and reflection.
+#[derive(Clone)]
+pub struct VerificationService(Calls<Routes>);
+
+impl VerificationService {
+    /// The service, and the switch of its health. Where there is a token, calls of `ApiKeyVerificationService` have to present
+    /// it as `authorization: Bearer …`.
+    ///
+    /// # Errors
+    /// [`InvalidDescriptors`]: a defect of the build.
+    pub async fn new<S: KeyStore, C: Clock>(
+        verify: Arc<VerifyApiKey<S, C>>,
+        token: Option<AccessToken>,
+        request_ids: RequestIds,
+        limits: CallLimits,
+    ) -> Result<(Self, Serving), InvalidDescriptors> {
+        let routes = Routes::new(verification::service(verify, token));
+        let name = api_key_verification_service_server::SERVICE_NAME;
+        let (calls, serving) = surround(routes, name, request_ids, limits).await?;
+        Ok((Self(calls), serving))
+    }
+}
+
+async fn surround(
+    routes: Routes,
+    service: &'static str,
+    request_ids: RequestIds,
+    limits: CallLimits,
+) -> Result<(Calls<Routes>, Serving), InvalidDescriptors> {
+    let CallLimits { deadline, revoke_deadline, concurrent_calls } = limits;
+    let limit = |method: &str| -> Duration { if method == REVOKE { revoke_deadline } else { deadline } };
+    let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION], HEALTH, limit)?;
+
+    let (reporter, health_server) = tonic_health::server::health_reporter();
+    let serving = Serving { reporter, service };
+    serving.set(false).await;
+    let reflection_server = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(health::FILE_DESCRIPTOR_SET)
+        .with_service_name(service)
+        .with_service_name(HEALTH)
+        .with_service_name(REFLECTION)
+        .build_v1()?;
+    let routes = routes
+        .add_service(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .add_service(reflection_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .prepare();
+    Ok((Calls::new(routes, request_ids, methods, concurrent_calls), serving))
+}
+
+/// Any gRPC services behind everything that surrounds a call of the product's own.
+///
+/// # Errors
+/// [`InvalidDescriptors`] where the sets cannot be read.
+#[cfg(feature = "conformance")]
+pub fn surrounded<S>(
+    routes: S,
+    descriptor_sets: &[&[u8]],
+    services: &[&str],
+    request_ids: RequestIds,
+    limits: CallLimits,
+) -> Result<
+    impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    InvalidDescriptors,
+>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let methods = Methods::new(descriptor_sets, services, HEALTH, |_| limits.deadline)?;
+    Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
+}
+
+macro_rules! serve_calls {
+    ($service:ty) => {
+        impl<B> Service<Request<B>> for $service
+        where
+            B: HttpBody<Data = Bytes> + Send + 'static,
+            B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        {
+            type Response = Response<Body>;
+            type Error = Infallible;
+            type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+            fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Service::<Request<B>>::poll_ready(&mut self.0, context)
+            }
+
+            fn call(&mut self, request: Request<B>) -> Self::Future {
+                self.0.call(request)
+            }
+        }
+    };
+}
+
+serve_calls!(PublicService);
+serve_calls!(VerificationService);

@@ -1,0 +1,121 @@
+//! Exactly one credential, in exactly one spelling.
+
+use apikey_proto::pidgr::v1 as pb;
+use apikey_testing::StoreCall;
+use http_body_util::{BodyExt, StreamBody};
+use tonic::Code;
+
+use crate::{
+    service::{Setup, Tokens, start, start_with},
+    wire::{CREATE, LIST},
+};
+
+#[tokio::test]
+async fn one_credential_in_one_spelling_is_accepted() {
+    let running = start().await;
+    let (key, _) = running.manager(1);
+    let wire = running.public.wire().await;
+    for (name, value) in [
+        ("x-api-key", key.clone()),
+        ("X-Api-Key", key.clone()),
+        ("authorization", format!("Bearer {key}")),
+        ("authorization", format!("bearer {key}")),
+        ("authorization", format!("BEARER {key}")),
+    ] {
+        let answer = wire.call(LIST, &[(&name.to_lowercase(), &value)], &pb::ListApiKeysRequest::default()).await;
+        assert_eq!(answer.code(), Code::Ok, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_trick_with_headers_passes_and_all_are_answered_alike() {
+    let running = start().await;
+    let (key, _) = running.manager(1);
+    let (other, _) = running.manager(2);
+    let wire = running.public.wire().await;
+    let bearer = format!("Bearer {key}");
+    let joined = format!("{bearer}, Bearer {other}");
+    let (spaced_key, spaced_bearer) = (format!("{key} "), format!("{bearer} "));
+    let (before, two_spaces) = (format!(" {key}"), format!("Bearer  {key}"));
+    let (tabbed, token_scheme) = (format!("Bearer\t{key}"), format!("Token {key}"));
+    let (quoted, upper) = (format!("Bearer \"{key}\""), key.to_uppercase());
+    let (keys, umlaut) = (format!("{key},{other}"), format!("{key}ü"));
+    let tricks: &[&[(&str, &str)]] = &[
+        &[],
+        &[("authorization", &bearer), ("x-api-key", &key)],
+        &[("authorization", &bearer), ("x-api-key", "")],
+        &[("authorization", ""), ("x-api-key", &key)],
+        &[("authorization", "Basic eDp5"), ("x-api-key", &key)],
+        &[("authorization", &bearer), ("authorization", &bearer)],
+        &[("x-api-key", &key), ("x-api-key", &key)],
+        &[("x-api-key", &key), ("x-api-key", &other)],
+        &[("authorization", "")],
+        &[("authorization", " ")],
+        &[("authorization", "Bearer")],
+        &[("authorization", "Bearer ")],
+        &[("authorization", &key)],
+        &[("authorization", &joined)],
+        &[("authorization", &spaced_bearer)],
+        &[("authorization", &two_spaces)],
+        &[("authorization", &tabbed)],
+        &[("authorization", &token_scheme)],
+        &[("authorization", &quoted)],
+        &[("x-api-key", "")],
+        &[("x-api-key", &spaced_key)],
+        &[("x-api-key", &before)],
+        &[("x-api-key", &upper)],
+        &[("x-api-key", &keys)],
+        &[("x-api-key", &umlaut)],
+        &[("x-api-key", &bearer)],
+        &[("x-api-key-bin", &key)],
+        &[("cookie", &bearer)],
+    ];
+    let reads = running.store.calls(StoreCall::FindByDigest);
+    let mut answers = Vec::new();
+    for trick in tricks {
+        let mut headers = vec![("x-request-id", "the-same")];
+        headers.extend_from_slice(trick);
+        let mut answer = wire.call(LIST, &headers, &pb::ListApiKeysRequest::default()).await;
+        assert_eq!(answer.code(), Code::Unauthenticated, "{trick:?}");
+        answer.headers.remove("date");
+        answers.push((answer.headers, answer.trailers, answer.body));
+    }
+    // The caller cannot tell one from the other.
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(running.store.calls(StoreCall::FindByDigest), reads, "garbage ends before the store");
+}
+
+#[tokio::test]
+async fn a_scim_token_calls_nothing_here() {
+    let running = start().await;
+    let (scim, _) = running.scim_token(1);
+    let wire = running.public.wire().await;
+    for headers in [("x-api-key", scim.clone()), ("authorization", format!("Bearer {scim}"))] {
+        let answer = wire.call(LIST, &[(headers.0, &headers.1)], &pb::ListApiKeysRequest::default()).await;
+        assert_eq!(answer.code(), Code::Unauthenticated);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_no_api_key_and_an_issuer_that_cannot_be_reached_is_an_outage() {
+    let running = start_with(Setup { tokens: Tokens::Unreachable, ..Setup::default() }).await;
+    let wire = running.public.wire().await;
+    let answer = wire.call_as("header.claims.signature", LIST, &pb::ListApiKeysRequest::default()).await;
+    assert_eq!(answer.code(), Code::Unauthenticated);
+    let headers = [("authorization", "Bearer header.claims.signature")];
+    let answer = wire.call(LIST, &headers, &pb::ListApiKeysRequest::default()).await;
+    assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unavailable, "ISSUER_UNAVAILABLE"));
+    assert!(answer.details().retry_info().is_some());
+}
+
+#[tokio::test]
+async fn the_credential_is_judged_before_a_byte_of_the_message_is_read() {
+    let running = start().await;
+    let wire = running.public.wire().await;
+    // A message that never comes: whoever waits for it never answers.
+    let never = StreamBody::new(futures_util::stream::pending()).boxed();
+    let answer = wire.try_call(CREATE, &[("x-api-key", "garbage")], never).await.unwrap();
+    assert_eq!(answer.code(), Code::Unauthenticated);
+    let answer = wire.call("/pidgr.v1.ApiKeyService/AddedTomorrow", &[], &pb::ListApiKeysRequest::default()).await;
+    assert_eq!(answer.code(), Code::Unauthenticated, "a method that does not exist yet is guarded already");
+}

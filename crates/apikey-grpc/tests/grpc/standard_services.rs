@@ -1,0 +1,68 @@
+//! Health and reflection, on both listeners.
+
+use prost::Message;
+use tonic::Code;
+use tonic_health::pb as health;
+use tonic_reflection::pb::v1 as reflection;
+
+use crate::service::{Setup, start_with};
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+#[tokio::test]
+async fn health_follows_the_switch_and_needs_no_credential() {
+    let running = start_with(Setup { listener_token: true, ..Setup::default() }).await;
+    for (listener, service) in
+        [(&running.public, "pidgr.v1.ApiKeyService"), (&running.verification, "pidgr.v1.ApiKeyVerificationService")]
+    {
+        let wire = listener.wire().await;
+        for (serving, status) in [
+            (true, health::health_check_response::ServingStatus::Serving),
+            (false, health::health_check_response::ServingStatus::NotServing),
+        ] {
+            listener.serving.set(serving).await;
+            for service in ["", service] {
+                let question = health::HealthCheckRequest { service: service.to_owned() };
+                let answer: health::HealthCheckResponse = wire.call(CHECK, &[], &question).await.message();
+                assert_eq!(answer.status(), status, "{service}");
+            }
+        }
+        let unknown = health::HealthCheckRequest { service: "pidgr.v1.Nothing".to_owned() };
+        let answer = wire.call(CHECK, &[], &unknown).await;
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::NotFound, "NOT_FOUND"));
+    }
+}
+
+#[tokio::test]
+async fn reflection_lists_what_the_listener_serves_and_describes_it() {
+    use reflection::{
+        server_reflection_request::MessageRequest as Ask, server_reflection_response::MessageResponse as Told,
+    };
+    let running = start_with(Setup::default()).await;
+    for (listener, service) in
+        [(&running.public, "pidgr.v1.ApiKeyService"), (&running.verification, "pidgr.v1.ApiKeyVerificationService")]
+    {
+        let wire = listener.wire().await;
+        let ask = async |question| {
+            let request = reflection::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+            wire.call(REFLECT, &[], &request).await
+        };
+        let answer: reflection::ServerReflectionResponse = ask(Ask::ListServices(String::new())).await.message();
+        let Some(Told::ListServicesResponse(listed)) = answer.message_response else { panic!("{answer:?}") };
+        let mut names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+        names.sort();
+        assert_eq!(names, ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", service]);
+
+        for symbol in [service, "grpc.health.v1.Health", "pidgr.v1.Permission", "google.protobuf.Timestamp"] {
+            let answer: reflection::ServerReflectionResponse =
+                ask(Ask::FileContainingSymbol(symbol.to_owned())).await.message();
+            let Some(Told::FileDescriptorResponse(files)) = answer.message_response else { panic!("{answer:?}") };
+            prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
+        }
+        // The error of a stream stands in its trailers, with the same details as any other.
+        let answer = ask(Ask::FileContainingSymbol("pidgr.v1.Nothing".to_owned())).await;
+        assert!(answer.trailers.contains_key("grpc-status"));
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::NotFound, "NOT_FOUND"));
+    }
+}

@@ -1,0 +1,99 @@
+//! Issues a first management key for an organization, by the same use case as every other key.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, anyhow};
+use apikey_application::{
+    Caller, FieldViolation, IdempotencyKey, IssueApiKey, IssueError, IssueRequest, IssuedApiKey, Policy,
+    ports::KeyStore,
+};
+use apikey_domain::{
+    Actor, KeyName, KeyType, OrganizationId, Origin, Permission, PermissionCatalogue, PermissionSet, Principal,
+};
+
+use crate::system::{SystemClock, SystemEntropy};
+
+/// Under this name the first start of a service issues its key at most once, also where several start together.
+const FIRST_START: &str = "first-start";
+
+/// Whom the first key of a new store is for.
+const FIRST_ORGANIZATION: &str = "default";
+
+/// What a bootstrap key shall be.
+pub(crate) struct Bootstrap {
+    pub(crate) organization_id: OrganizationId,
+    pub(crate) name: KeyName,
+    pub(crate) permissions: PermissionSet,
+}
+
+/// Issues the key.
+///
+/// # Errors
+/// The store fails.
+pub(crate) async fn issue<S: KeyStore>(store: Arc<S>, bootstrap: Bootstrap) -> anyhow::Result<IssuedApiKey> {
+    issue_once(store, bootstrap, None).await.map_err(|error| match error {
+        IssueError::InvalidFields(fields) => anyhow!("{}", fields.iter().map(sentence).collect::<Vec<_>>().join("; ")),
+        error => anyhow::Error::new(error).context("the key could not be issued"),
+    })
+}
+
+/// Issues the first key of a new store, and prints it on a line of its own on standard output: never through the logger.
+///
+/// # Errors
+/// The store fails, or standard output does: then the key is lost, and `bootstrap` issues another.
+pub(crate) async fn issue_at_first_start<S: KeyStore>(store: Arc<S>) -> anyhow::Result<()> {
+    let bootstrap = Bootstrap {
+        organization_id: OrganizationId::parse(FIRST_ORGANIZATION)?,
+        name: KeyName::parse("bootstrap")?,
+        permissions: Policy::pidgr().catalogue.all(),
+    };
+    match issue_once(store, bootstrap, Some(IdempotencyKey::parse(FIRST_START)?)).await {
+        Ok(issued) => {
+            tracing::info!(
+                organization = FIRST_ORGANIZATION,
+                key_id = %issued.key.id(),
+                "the store is new: a management key was issued, and is shown once, on standard output"
+            );
+            print(&issued).context("the key of the first start could not be shown: run `apikeys bootstrap`")
+        }
+        // Another process that started at the same time was faster, and showed it.
+        Err(IssueError::AlreadyIssued { .. }) => Ok(()),
+        Err(error) => Err(anyhow::Error::new(error).context("the first key could not be issued")),
+    }
+}
+
+/// Prints the key alone.
+///
+/// # Errors
+/// Those of standard output.
+pub(crate) fn print(issued: &IssuedApiKey) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", issued.raw_key.expose())?;
+    out.flush()
+}
+
+/// The permission of that name, which may leave `PERMISSION_` out.
+pub(crate) fn permission(catalogue: PermissionCatalogue, name: &str) -> Option<&'static Permission> {
+    catalogue.find(name).or_else(|| catalogue.find(&format!("PERMISSION_{name}")))
+}
+
+async fn issue_once<S: KeyStore>(
+    store: Arc<S>,
+    bootstrap: Bootstrap,
+    idempotency_key: Option<IdempotencyKey>,
+) -> Result<IssuedApiKey, IssueError> {
+    let Bootstrap { organization_id, name, permissions } = bootstrap;
+    let policy = Policy::pidgr();
+    let principal = Principal { organization_id, permissions: policy.catalogue.all(), actor: Actor::operator() };
+    let caller = Caller { principal, origin: Origin::default() };
+    let request = IssueRequest { name, permissions, expires_at: None, key_type: KeyType::ApiKey, idempotency_key };
+    let use_case = IssueApiKey::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), policy);
+    use_case.issue(&caller, Ok(request)).await
+}
+
+fn sentence(violation: &FieldViolation) -> String {
+    format!("{}: {}", violation.field, violation.description)
+}

@@ -1,0 +1,127 @@
+//! The commands: what the command line and the settings say becomes a call.
+
+use std::{ffi::OsString, io, process::ExitCode};
+
+use anyhow::Context as _;
+use apikey_application::Policy;
+use apikey_domain::{KeyName, OrganizationId, PermissionSet};
+use clap::ArgMatches;
+
+use crate::{
+    bootstrap::{self, Bootstrap},
+    cli, client,
+    config::{self, Backend, Effective, LogSettings, Scope, ServerSettings},
+    failure::Failure,
+    runtimes::Runtimes,
+    serve, stores, telemetry,
+};
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// [`Failure`], to be reported.
+pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(Failure::Usage("there is no command".to_owned()));
+    };
+    match name {
+        "serve" => {
+            let settings = start_server_command(matches)?;
+            serve::run(settings)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        "migrate" => migrate(&start_server_command(matches)?),
+        "bootstrap" => run_bootstrap(matches),
+        "config" => print_config(matches),
+        _ => client::run(name, matches, &settings(Scope::Client, matches)?),
+    }
+}
+
+/// The settings in force for commands of that scope.
+fn settings(scope: Scope, matches: &ArgMatches) -> Result<Effective, Failure> {
+    Ok(config::resolve(scope, cli::flags(matches), environment())?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
+fn start_server_command(matches: &ArgMatches) -> Result<ServerSettings, Failure> {
+    let effective = settings(Scope::Server, matches)?;
+    telemetry::start_logs(LogSettings::of(&effective)?)?;
+    Ok(ServerSettings::of(&effective)?)
+}
+
+fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    if matches.get_flag("reference") {
+        config::print_reference(&mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let effective = settings(Scope::Both, matches)?;
+    // Also what only shows when settings are seen together is refused here.
+    ServerSettings::of(&effective)?;
+    config::print(&effective, matches.get_flag("json"), &mut out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn migrate(settings: &ServerSettings) -> Result<ExitCode, Failure> {
+    let runtimes = Runtimes::start()?;
+    let applied = runtimes.block_on(async {
+        match &settings.backend {
+            Backend::Sqlite { directory } => stores::migrate_sqlite(directory).await,
+            Backend::Postgres { url, .. } => stores::migrate_postgres(url).await,
+        }
+    });
+    runtimes.stop();
+    match applied? {
+        applied if applied.is_empty() => tracing::info!("the schema was up to date"),
+        applied => tracing::info!(applied = applied.join(" "), "the schema is up to date now"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let bootstrap = read_bootstrap(matches)?;
+    let settings = start_server_command(matches)?;
+    let runtimes = Runtimes::start()?;
+    let issued = runtimes.block_on(async {
+        match &settings.backend {
+            Backend::Sqlite { directory } => {
+                let store = stores::open_sqlite(directory).await?;
+                let issued = bootstrap::issue(store.clone().into(), bootstrap).await;
+                store.close().await;
+                issued
+            }
+            Backend::Postgres { url, migrate, options } => {
+                let (store, _) = stores::open_postgres(url, *migrate, *options).await?;
+                bootstrap::issue(store.into(), bootstrap).await
+            }
+        }
+    });
+    runtimes.stop();
+    bootstrap::print(&issued?).context("the key could not be shown, and is lost: revoke it")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_bootstrap(matches: &ArgMatches) -> Result<Bootstrap, Failure> {
+    let text = |name| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
+    let refused = |flag: &str, error: &dyn std::fmt::Display| Failure::Usage(format!("--{flag}: {error}"));
+    let catalogue = Policy::pidgr().catalogue;
+    let permissions: PermissionSet = match matches.get_many::<String>("permission") {
+        None => catalogue.all(),
+        Some(names) => names
+            .map(|name| {
+                let found = bootstrap::permission(catalogue, name).cloned();
+                found.ok_or_else(|| refused("permission", &format!("{name:?} is not a permission")))
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Bootstrap {
+        organization_id: OrganizationId::parse(text("organization"))
+            .map_err(|error| refused("organization", &error))?,
+        name: KeyName::parse(text("name")).map_err(|error| refused("name", &error))?,
+        permissions,
+    })
+}

@@ -1,0 +1,20 @@
+//! Configuration: one table of settings, resolved from flags, environment, file and defaults, in that order.
+//!
+//! Everything that is said about a setting (its flag, variable, file key, accepted range, default, help, whether it is
+//! masked) is said once, in [`table`]. Nothing here opens a socket or a database.
+
+mod accepts;
+mod client;
+mod print;
+mod resolve;
+mod server;
+mod setting;
+mod table;
+
+pub(crate) use accepts::duration;
+pub(crate) use client::ClientSettings;
+pub(crate) use print::{masked_database_url, print, print_reference};
+pub(crate) use resolve::{Effective, SettingError, resolve};
+pub(crate) use server::{Backend, LogFormat, LogSettings, ServerSettings, TlsFiles};
+pub(crate) use setting::{Scope, Setting};
+pub(crate) use table::SETTINGS;

@@ -1,0 +1,360 @@
+//! Which value of each setting is in force, and where it comes from.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    accepts::Accepts,
+    setting::{Default, PREFIX, Scope, Secrecy, Setting, Sources},
+    table::{CONFIG, SETTINGS},
+};
+
+/// What starts the names of variables that belong to the tests.
+const TEST_PREFIX: &str = "APIKEYS_TEST_";
+
+/// The largest configuration file, in bytes: thousands of times what all settings need.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The value of each setting that is in force.
+pub(crate) struct Effective(BTreeMap<&'static str, Value>);
+
+/// A value and its origin.
+pub(crate) struct Value {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The command line.
+    Flag(String),
+    /// The environment.
+    Variable(String),
+    /// The file.
+    File(PathBuf),
+    /// The table.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Variable(variable) => f.write_str(variable),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The configuration is refused. Never holds the value of a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingError {
+    /// A variable looks like a setting and is none.
+    #[error("{0} is not a setting; `apikeys config --reference` lists all of them")]
+    UnknownVariable(String),
+    /// A key of the file is no setting.
+    #[error("{path}: {key} is not a setting of a file; `apikeys config --reference` lists all of them", path = path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A value is not legal.
+    #[error("{name} must be {accepts}, but {origin} says {shown}")]
+    Refused {
+        /// The setting.
+        name: &'static str,
+        /// What is legal.
+        accepts: Accepts,
+        /// Where the value comes from.
+        origin: Origin,
+        /// The value, or that it is not shown.
+        shown: String,
+    },
+    /// A variable is not UTF-8.
+    #[error("{0} is not UTF-8")]
+    NotUnicode(String),
+    /// A file cannot be read.
+    #[error("{name}: {path} cannot be read: {source}", path = path.display())]
+    Unreadable {
+        /// The setting that names it.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path}: line {line}: {message}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// Two settings exclude each other.
+    #[error("{0} and {1} are both set: set one of them")]
+    Conflict(&'static str, &'static str),
+    /// A setting needs another one.
+    #[error("{name} needs {needs}")]
+    Needs {
+        /// The setting.
+        name: &'static str,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// A setting has no value where one is needed.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+}
+
+impl Effective {
+    /// The text that is in force, if there is one; whether it is legal has been checked.
+    pub(super) fn text(&self, setting: &Setting) -> Option<&str> {
+        self.0.get(setting.name).map(|value| value.text.as_str())
+    }
+
+    /// The value in force and its origin.
+    pub(super) fn value(&self, setting: &Setting) -> Option<&Value> {
+        self.0.get(setting.name)
+    }
+
+    /// Parses what is in force; `None` where nothing is.
+    pub(super) fn optional<T>(
+        &self,
+        setting: &'static Setting,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, SettingError> {
+        let Some(value) = self.0.get(setting.name) else { return Ok(None) };
+        match parse(&value.text) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(refused(setting, value)),
+        }
+    }
+
+    /// Parses what is in force.
+    pub(super) fn required<T>(
+        &self,
+        setting: &'static Setting,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, SettingError> {
+        self.optional(setting, parse)?.ok_or(SettingError::Missing(setting.name))
+    }
+
+    /// A secret that is set itself, or is held by a file that another setting names.
+    pub(super) fn secret(
+        &self,
+        setting: &'static Setting,
+        file: &'static Setting,
+    ) -> Result<Option<String>, SettingError> {
+        match (self.text(setting), self.text(file)) {
+            (Some(_), Some(_)) => Err(SettingError::Conflict(setting.name, file.name)),
+            (Some(text), None) => Ok(Some(text.to_owned())),
+            (None, None) => Ok(None),
+            (None, Some(path)) => {
+                let path = PathBuf::from(path);
+                let text = read(file.name, &path)?;
+                let value = Value { text: text.trim_end().to_owned(), origin: Origin::File(path) };
+                if setting.accepts.accepts(&value.text) { Ok(Some(value.text)) } else { Err(refused(setting, &value)) }
+            }
+        }
+    }
+
+    /// Refuses illegal values among the settings that commands of that scope need.
+    fn check(&self, scope: Scope) -> Result<(), SettingError> {
+        for setting in SETTINGS.iter().filter(|setting| setting.scope.serves(scope)) {
+            if let Some(value) = self.0.get(setting.name)
+                && !setting.accepts.accepts(&value.text)
+            {
+                return Err(refused(setting, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says which values are in force for commands of that scope: flags before environment before file before defaults.
+///
+/// # Errors
+/// [`SettingError`] for an unknown variable or key, for an illegal value of a setting that such commands need, and for a file
+/// that cannot be read.
+pub(crate) fn resolve(
+    scope: Scope,
+    flags: Vec<(&'static Setting, String)>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Effective, SettingError> {
+    let environment = Environment::read(environment)?;
+    let mut values = BTreeMap::new();
+    for setting in SETTINGS {
+        let default = match setting.default {
+            Default::Unset => None,
+            Default::Text(text) => Some(text.to_owned()),
+            Default::DataDirectory => environment.data_directory.clone(),
+        };
+        if let Some(text) = default {
+            values.insert(setting.name, Value { text, origin: Origin::Default });
+        }
+    }
+    let overriding: Vec<(&'static Setting, Value)> = environment
+        .settings
+        .into_iter()
+        .chain(flags.into_iter().map(|(setting, text)| (setting, Value { text, origin: Origin::Flag(setting.flag()) })))
+        .collect();
+    let path = overriding.iter().rev().find(|(setting, _)| setting.name == CONFIG.name);
+    if let Some((_, path)) = path {
+        values.extend(read_file(&PathBuf::from(&path.text))?);
+    }
+    values.extend(overriding.into_iter().map(|(setting, value)| (setting.name, value)));
+
+    let effective = Effective(values);
+    effective.check(scope)?;
+    Ok(effective)
+}
+
+/// What the environment says.
+struct Environment {
+    settings: Vec<(&'static Setting, Value)>,
+    data_directory: Option<String>,
+}
+
+impl Environment {
+    fn read(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, SettingError> {
+        let mut settings = Vec::new();
+        let (mut data_home, mut home) = (None, None);
+        for (name, value) in variables {
+            let Some(name) = name.to_str() else { continue };
+            match name {
+                "XDG_DATA_HOME" => data_home = value.into_string().ok(),
+                "HOME" => home = value.into_string().ok(),
+                _ if name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX) => {
+                    let setting = SETTINGS
+                        .iter()
+                        .find(|setting| setting.variable() == name)
+                        .ok_or_else(|| SettingError::UnknownVariable(name.to_owned()))?;
+                    let text = value.into_string().map_err(|_| SettingError::NotUnicode(name.to_owned()))?;
+                    settings.push((*setting, Value { text, origin: Origin::Variable(name.to_owned()) }));
+                }
+                _ => {}
+            }
+        }
+        // The specification says to ignore a relative XDG_DATA_HOME.
+        let data_home = data_home.filter(|path| Path::new(path).is_absolute());
+        let home = home.filter(|path| !path.is_empty());
+        let data_directory = data_home.or_else(|| home.map(|home| format!("{home}/.local/share")));
+        Ok(Self { settings, data_directory: data_directory.map(|directory| format!("{directory}/apikeys")) })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<(&'static str, Value)>, SettingError> {
+    let text = read(CONFIG.name, path)?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| SettingError::Syntax {
+        path: path.to_owned(),
+        line: error
+            .span()
+            .map_or(1, |span| text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1)),
+        // The error's `Display` would quote the line, and with it a secret.
+        message: error.message().to_owned(),
+    })?;
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let setting = SETTINGS.iter().find(|setting| setting.name == key && setting.sources == Sources::All);
+            let setting = setting.ok_or_else(|| SettingError::UnknownKey { path: path.to_owned(), key })?;
+            let origin = Origin::File(path.to_owned());
+            match written(&value) {
+                Some(text) => Ok((setting.name, Value { text, origin })),
+                None => Err(SettingError::Refused {
+                    name: setting.name,
+                    accepts: setting.accepts,
+                    origin,
+                    shown: format!("a {}", value.type_str()),
+                }),
+            }
+        })
+        .collect()
+}
+
+/// A value of the file as it would stand in a variable.
+fn written(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<_>> = items.iter().map(|item| item.as_str()).collect();
+            items.map(|items| items.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn read(name: &'static str, path: &Path) -> Result<String, SettingError> {
+    let unreadable = |source| SettingError::Unreadable { name, path: path.to_owned(), source };
+    let length = fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_FILE {
+        return Err(unreadable(std::io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
+    }
+    fs::read_to_string(path).map_err(unreadable)
+}
+
+fn refused(setting: &Setting, value: &Value) -> SettingError {
+    let shown = match setting.secrecy {
+        Secrecy::Public => format!("{:?}", value.text),
+        Secrecy::Secret | Secrecy::DatabaseUrl => "something else (not shown: it is a secret)".to_owned(),
+    };
+    SettingError::Refused { name: setting.name, accepts: setting.accepts, origin: value.origin.clone(), shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::table::{LISTEN, LOG_LEVEL, VERIFY_TOKEN};
+
+    fn environment(variables: &[(&str, &str)]) -> impl Iterator<Item = (OsString, OsString)> {
+        variables.iter().map(|(name, value)| (name.into(), value.into())).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_and_a_variable_over_the_default() {
+        let variables = [("APIKEYS_LISTEN", "127.0.0.1:1"), ("APIKEYS_LOG_LEVEL", "debug")];
+        let flags = vec![(&LISTEN, "127.0.0.1:2".to_owned())];
+        let effective = resolve(Scope::Both, flags, environment(&variables)).unwrap();
+        assert_eq!(effective.text(&LISTEN), Some("127.0.0.1:2"));
+        assert_eq!(effective.text(&LOG_LEVEL), Some("debug"));
+        assert_eq!(effective.value(&LOG_LEVEL).unwrap().origin, Origin::Variable("APIKEYS_LOG_LEVEL".to_owned()));
+        let effective = resolve(Scope::Both, Vec::new(), environment(&[])).unwrap();
+        assert_eq!(effective.text(&LOG_LEVEL), Some("info"));
+    }
+
+    #[test]
+    fn variables_that_are_no_setting_are_refused_but_for_those_of_the_tests() {
+        let unknown = resolve(Scope::Both, Vec::new(), environment(&[("APIKEYS_LISTNE", "x")]));
+        assert!(matches!(unknown, Err(SettingError::UnknownVariable(name)) if name == "APIKEYS_LISTNE"));
+        assert!(resolve(Scope::Both, Vec::new(), environment(&[("APIKEYS_TEST_X", "x"), ("OTHER", "y")])).is_ok());
+    }
+
+    #[test]
+    fn a_refused_secret_is_not_shown() {
+        let variables = [("APIKEYS_VERIFY_TOKEN", "too-short")];
+        let error = resolve(Scope::Server, Vec::new(), environment(&variables)).err().unwrap().to_string();
+        assert!(error.contains(VERIFY_TOKEN.name) && error.contains("16 to 512"), "{error}");
+        assert!(!error.contains("too-short"), "{error}");
+    }
+
+    #[test]
+    fn the_data_directory_follows_the_xdg_specification() {
+        let directory = |variables: &[(&str, &str)]| Environment::read(environment(variables)).unwrap().data_directory;
+        assert_eq!(directory(&[("XDG_DATA_HOME", "/d"), ("HOME", "/h")]).as_deref(), Some("/d/apikeys"));
+        assert_eq!(directory(&[("XDG_DATA_HOME", "d"), ("HOME", "/h")]).as_deref(), Some("/h/.local/share/apikeys"));
+        assert_eq!(directory(&[]), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! What the server needs, with types.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use apikey_grpc::web::AllowedOrigins;
+use apikey_identity::{JwksSource, JwtSettings};
+use apikey_store_postgres::Options;
+use tracing::level_filters::LevelFilter;
+use zeroize::Zeroizing;
+
+use super::{
+    accepts::{address, duration, flag, list},
+    resolve::{Effective, SettingError},
+    table,
+};
+
+/// What `serve`, `migrate` and `bootstrap` need.
+pub(crate) struct ServerSettings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) verify_listen: SocketAddr,
+    pub(crate) verify_token: Option<Zeroizing<String>>,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) cors_allowed_origins: AllowedOrigins,
+    pub(crate) backend: Backend,
+    pub(crate) jwt: Option<JwtSettings>,
+    pub(crate) usage_flush_interval: Duration,
+    pub(crate) max_connections: usize,
+    pub(crate) max_concurrent_requests: usize,
+}
+
+/// Which store.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    /// `SQLite` in this directory.
+    Sqlite { directory: PathBuf },
+    /// `PostgreSQL`.
+    Postgres { url: Zeroizing<String>, migrate: bool, options: Options },
+}
+
+/// Where the certificate chain and its key are.
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy)]
+pub(crate) struct LogSettings {
+    pub(crate) level: LevelFilter,
+    pub(crate) format: LogFormat,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ServerSettings {
+    /// The typed settings, with the rules that span several of them.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first setting that is illegal, missing or in contradiction with another.
+    pub(crate) fn of(effective: &Effective) -> Result<Self, SettingError> {
+        let number = |setting| effective.required(setting, |text| text.parse().ok());
+        let settings = Self {
+            listen: effective.required(&table::LISTEN, address)?,
+            verify_listen: effective.required(&table::VERIFY_LISTEN, address)?,
+            verify_token: effective.secret(&table::VERIFY_TOKEN, &table::VERIFY_TOKEN_FILE)?.map(Zeroizing::new),
+            admin_listen: effective.required(&table::ADMIN_LISTEN, address)?,
+            tls: tls(effective)?,
+            cors_allowed_origins: effective
+                .optional(&table::CORS_ALLOWED_ORIGINS, |text| text.parse().ok())?
+                .unwrap_or_default(),
+            backend: backend(effective)?,
+            jwt: jwt(effective)?,
+            usage_flush_interval: effective.required(&table::USAGE_FLUSH_INTERVAL, duration)?,
+            max_connections: number(&table::MAX_CONNECTIONS)?,
+            max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,
+        };
+        settings.check_exposure(effective.required(&table::ALLOW_PLAINTEXT, flag)?)?;
+        Ok(settings)
+    }
+
+    /// Whether nobody but this machine reaches the public listener.
+    pub(crate) fn is_local(&self) -> bool {
+        self.listen.ip().is_loopback()
+    }
+
+    fn check_exposure(&self, allow_plaintext: bool) -> Result<(), SettingError> {
+        const NEEDS_PLAINTEXT: &str =
+            "tls_certificate or allow_plaintext beyond loopback (the admin listener is never encrypted)";
+        let encrypted = self.tls.is_some();
+        let listeners = [
+            (&table::LISTEN, self.listen, encrypted),
+            (&table::VERIFY_LISTEN, self.verify_listen, encrypted),
+            (&table::ADMIN_LISTEN, self.admin_listen, false),
+        ];
+        for (setting, address, encrypted) in listeners {
+            if !address.ip().is_loopback() && !encrypted && !allow_plaintext {
+                return Err(SettingError::Needs { name: setting.name, needs: NEEDS_PLAINTEXT });
+            }
+        }
+        if !self.verify_listen.ip().is_loopback() && self.verify_token.is_none() {
+            let needs = "verify_token beyond loopback, since whoever reaches it can try keys";
+            return Err(SettingError::Needs { name: table::VERIFY_LISTEN.name, needs });
+        }
+        Ok(())
+    }
+}
+
+impl LogSettings {
+    /// The typed settings.
+    ///
+    /// # Errors
+    /// [`SettingError`] for an illegal one.
+    pub(crate) fn of(effective: &Effective) -> Result<Self, SettingError> {
+        let format = |text: &str| match text {
+            "auto" => Some(LogFormat::Auto),
+            "human" => Some(LogFormat::Human),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        };
+        Ok(Self {
+            level: effective.required(&table::LOG_LEVEL, |text| text.parse().ok())?,
+            format: effective.required(&table::LOG_FORMAT, format)?,
+        })
+    }
+}
+
+fn tls(effective: &Effective) -> Result<Option<TlsFiles>, SettingError> {
+    let path = |setting| effective.optional(setting, |text| Some(PathBuf::from(text)));
+    match (path(&table::TLS_CERTIFICATE)?, path(&table::TLS_KEY)?) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(SettingError::Needs { name: table::TLS_CERTIFICATE.name, needs: "tls_key" }),
+        (None, Some(_)) => Err(SettingError::Needs { name: table::TLS_KEY.name, needs: "tls_certificate" }),
+    }
+}
+
+fn backend(effective: &Effective) -> Result<Backend, SettingError> {
+    let Some(url) = effective.secret(&table::DATABASE_URL, &table::DATABASE_URL_FILE)? else {
+        let directory = effective.required(&table::DATA_DIR, |text| Some(PathBuf::from(text)))?;
+        return Ok(Backend::Sqlite { directory });
+    };
+    let options = Options {
+        max_connections: effective.required(&table::DATABASE_CONNECTIONS, |text| text.parse().ok())?,
+        acquire_timeout: effective.required(&table::DATABASE_ACQUIRE_TIMEOUT, duration)?,
+        connect_timeout: effective.required(&table::DATABASE_CONNECT_TIMEOUT, duration)?,
+        statement_timeout: effective.required(&table::DATABASE_STATEMENT_TIMEOUT, duration)?,
+        ..Options::default()
+    };
+    let migrate = effective.required(&table::DATABASE_MIGRATE, flag)?;
+    Ok(Backend::Postgres { url: Zeroizing::new(url), migrate, options })
+}
+
+fn jwt(effective: &Effective) -> Result<Option<JwtSettings>, SettingError> {
+    let parts = [&table::JWT_ISSUER, &table::JWT_AUDIENCE, &table::JWT_JWKS];
+    let [Some(issuer), Some(audiences), Some(_)] = parts.map(|setting| effective.text(setting)) else {
+        let present = parts.iter().find(|setting| effective.text(setting).is_some());
+        let needs = "jwt_issuer, jwt_audience and jwt_jwks together";
+        return present.map_or(Ok(None), |setting| Err(SettingError::Needs { name: setting.name, needs }));
+    };
+    let jwks = effective.required(&table::JWT_JWKS, |text| JwksSource::parse(text).ok())?;
+    let text = |setting| effective.required(setting, |text| Some(text.to_owned()));
+    Ok(Some(JwtSettings {
+        organization_claim: text(&table::JWT_ORGANIZATION_CLAIM)?,
+        permissions_claim: text(&table::JWT_PERMISSIONS_CLAIM)?,
+        leeway: effective.required(&table::JWT_LEEWAY, duration)?,
+        ..JwtSettings::new(issuer, list(audiences).map(str::to_owned).collect(), jwks)
+    }))
+}

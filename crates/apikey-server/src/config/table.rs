@@ -1,0 +1,304 @@
+//! The table of all settings.
+
+use std::time::Duration;
+
+use super::{
+    accepts::Accepts,
+    setting::{Default, Scope, Secrecy, Setting, Sources},
+};
+
+/// An ordinary setting of the server; rows that differ say in what.
+const SERVER: Setting = Setting {
+    name: "",
+    scope: Scope::Server,
+    accepts: Accepts::Path,
+    default: Default::Unset,
+    secrecy: Secrecy::Public,
+    sources: Sources::All,
+    help: "",
+};
+
+/// Every setting, in the order in which they are shown.
+pub(crate) static SETTINGS: &[&Setting] = &[
+    &CONFIG,
+    &LISTEN,
+    &VERIFY_LISTEN,
+    &VERIFY_TOKEN,
+    &VERIFY_TOKEN_FILE,
+    &ADMIN_LISTEN,
+    &TLS_CERTIFICATE,
+    &TLS_KEY,
+    &ALLOW_PLAINTEXT,
+    &CORS_ALLOWED_ORIGINS,
+    &DATA_DIR,
+    &DATABASE_URL,
+    &DATABASE_URL_FILE,
+    &DATABASE_MIGRATE,
+    &DATABASE_CONNECTIONS,
+    &DATABASE_ACQUIRE_TIMEOUT,
+    &DATABASE_CONNECT_TIMEOUT,
+    &DATABASE_STATEMENT_TIMEOUT,
+    &JWT_ISSUER,
+    &JWT_AUDIENCE,
+    &JWT_JWKS,
+    &JWT_ORGANIZATION_CLAIM,
+    &JWT_PERMISSIONS_CLAIM,
+    &JWT_LEEWAY,
+    &USAGE_FLUSH_INTERVAL,
+    &MAX_CONNECTIONS,
+    &MAX_CONCURRENT_REQUESTS,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+    &ENDPOINT,
+    &VERIFY_ENDPOINT,
+    &KEY,
+    &VERIFY_KEY,
+];
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(super) static CONFIG: Setting = Setting {
+    name: "config",
+    scope: Scope::Both,
+    sources: Sources::NotFile,
+    help: "The TOML file that holds settings under these names",
+    ..SERVER
+};
+pub(super) static LISTEN: Setting = Setting {
+    name: "listen",
+    accepts: Accepts::Address,
+    default: Default::Text("127.0.0.1:8080"),
+    help: "Where the public listener (ApiKeyService) listens; port 0 takes a free one",
+    ..SERVER
+};
+pub(super) static VERIFY_LISTEN: Setting = Setting {
+    name: "verify_listen",
+    accepts: Accepts::Address,
+    default: Default::Text("127.0.0.1:8081"),
+    help: "Where the verification listener (ApiKeyVerificationService) listens; beyond loopback it needs verify_token",
+    ..SERVER
+};
+pub(super) static VERIFY_TOKEN: Setting = Setting {
+    name: "verify_token",
+    scope: Scope::Both,
+    accepts: Accepts::VisibleAscii { min: 16, max: 512 },
+    secrecy: Secrecy::Secret,
+    help: "The bearer token that the verification listener asks for, and that `verify` presents",
+    ..SERVER
+};
+pub(super) static VERIFY_TOKEN_FILE: Setting = Setting {
+    name: "verify_token_file",
+    scope: Scope::Both,
+    help: "A file that holds verify_token, instead of it",
+    ..SERVER
+};
+pub(super) static ADMIN_LISTEN: Setting = Setting {
+    name: "admin_listen",
+    accepts: Accepts::Address,
+    default: Default::Text("127.0.0.1:9090"),
+    help: "Where /metrics, /livez and /readyz are served",
+    ..SERVER
+};
+pub(super) static TLS_CERTIFICATE: Setting = Setting {
+    name: "tls_certificate",
+    help: "A PEM file with the certificate chain that the public and the verification listener present; needs tls_key",
+    ..SERVER
+};
+pub(super) static TLS_KEY: Setting =
+    Setting { name: "tls_key", help: "A PEM file with the private key of tls_certificate", ..SERVER };
+pub(super) static ALLOW_PLAINTEXT: Setting = Setting {
+    name: "allow_plaintext",
+    accepts: Accepts::Flag,
+    default: Default::Text("false"),
+    help: "Allows listening beyond loopback although connections are not encrypted (something in front must do it)",
+    ..SERVER
+};
+pub(super) static CORS_ALLOWED_ORIGINS: Setting = Setting {
+    name: "cors_allowed_origins",
+    accepts: Accepts::Origins,
+    help: "The origins whose web pages may call the public listener; none by default",
+    ..SERVER
+};
+pub(super) static DATA_DIR: Setting = Setting {
+    name: "data_dir",
+    default: Default::DataDirectory,
+    help: "The directory of the SQLite database; not used with database_url",
+    ..SERVER
+};
+pub(super) static DATABASE_URL: Setting = Setting {
+    name: "database_url",
+    accepts: Accepts::Url(&["postgres://", "postgresql://"]),
+    secrecy: Secrecy::DatabaseUrl,
+    help: "The PostgreSQL database; without it SQLite is used",
+    ..SERVER
+};
+pub(super) static DATABASE_URL_FILE: Setting =
+    Setting { name: "database_url_file", help: "A file that holds database_url, instead of it", ..SERVER };
+pub(super) static DATABASE_MIGRATE: Setting = Setting {
+    name: "database_migrate",
+    accepts: Accepts::Flag,
+    default: Default::Text("true"),
+    help: "Whether `serve` brings the PostgreSQL schema up to date first; false where `migrate` does it over another URL",
+    ..SERVER
+};
+pub(super) static DATABASE_CONNECTIONS: Setting = Setting {
+    name: "database_connections",
+    accepts: Accepts::Integer { min: 2, max: 500 },
+    default: Default::Text("16"),
+    help: "The most connections to PostgreSQL",
+    ..SERVER
+};
+pub(super) static DATABASE_ACQUIRE_TIMEOUT: Setting = Setting {
+    name: "database_acquire_timeout",
+    accepts: Accepts::Duration { min: Duration::from_millis(10), max: seconds(60) },
+    default: Default::Text("1s"),
+    help: "How long a call waits for one of these connections before load is shed",
+    ..SERVER
+};
+pub(super) static DATABASE_CONNECT_TIMEOUT: Setting = Setting {
+    name: "database_connect_timeout",
+    accepts: Accepts::Duration { min: Duration::from_millis(100), max: seconds(60) },
+    default: Default::Text("3s"),
+    help: "How long opening a connection to PostgreSQL may take",
+    ..SERVER
+};
+pub(super) static DATABASE_STATEMENT_TIMEOUT: Setting = Setting {
+    name: "database_statement_timeout",
+    accepts: Accepts::Duration { min: Duration::from_millis(100), max: seconds(60) },
+    default: Default::Text("4s"),
+    help: "How long PostgreSQL may take to answer a statement",
+    ..SERVER
+};
+pub(super) static JWT_ISSUER: Setting = Setting {
+    name: "jwt_issuer",
+    accepts: Accepts::Line { max: 255 },
+    help: "The issuer of JWTs that are accepted from callers; without it there is none",
+    ..SERVER
+};
+pub(super) static JWT_AUDIENCE: Setting = Setting {
+    name: "jwt_audience",
+    accepts: Accepts::Lines { max: 255 },
+    help: "The audiences of which a JWT must name one, separated by commas",
+    ..SERVER
+};
+pub(super) static JWT_JWKS: Setting = Setting {
+    name: "jwt_jwks",
+    accepts: Accepts::Jwks,
+    help: "The issuer's JSON Web Key Set: a file or a URL",
+    ..SERVER
+};
+pub(super) static JWT_ORGANIZATION_CLAIM: Setting = Setting {
+    name: "jwt_organization_claim",
+    accepts: Accepts::Line { max: 255 },
+    default: Default::Text("custom:org_id"),
+    help: "The claim that names the caller's organization",
+    ..SERVER
+};
+pub(super) static JWT_PERMISSIONS_CLAIM: Setting = Setting {
+    name: "jwt_permissions_claim",
+    accepts: Accepts::Line { max: 255 },
+    default: Default::Text("permissions"),
+    help: "The claim that lists the caller's permissions",
+    ..SERVER
+};
+pub(super) static JWT_LEEWAY: Setting = Setting {
+    name: "jwt_leeway",
+    accepts: Accepts::Duration { min: seconds(0), max: seconds(300) },
+    default: Default::Text("30s"),
+    help: "By how much the issuer's clock may differ from this one",
+    ..SERVER
+};
+pub(super) static USAGE_FLUSH_INTERVAL: Setting = Setting {
+    name: "usage_flush_interval",
+    accepts: Accepts::Duration { min: seconds(1), max: seconds(60) },
+    default: Default::Text("5s"),
+    help: "How often last_used_at is written: the most that it lags, and that a crash loses of it",
+    ..SERVER
+};
+pub(super) static MAX_CONNECTIONS: Setting = Setting {
+    name: "max_connections",
+    accepts: Accepts::Integer { min: 1, max: 100_000 },
+    default: Default::Text("4096"),
+    help: "The most connections to each listener",
+    ..SERVER
+};
+pub(super) static MAX_CONCURRENT_REQUESTS: Setting = Setting {
+    name: "max_concurrent_requests",
+    accepts: Accepts::Integer { min: 1, max: 100_000 },
+    default: Default::Text("1024"),
+    help: "The most requests at work on each listener; more are refused at once",
+    ..SERVER
+};
+pub(super) static LOG_LEVEL: Setting = Setting {
+    name: "log_level",
+    accepts: Accepts::OneOf(&["error", "warn", "info", "debug", "trace"]),
+    default: Default::Text("info"),
+    help: "The least important events that are logged",
+    ..SERVER
+};
+pub(super) static LOG_FORMAT: Setting = Setting {
+    name: "log_format",
+    accepts: Accepts::OneOf(&["auto", "human", "json"]),
+    default: Default::Text("auto"),
+    help: "How logs look; auto means human on a terminal and json otherwise",
+    ..SERVER
+};
+pub(super) static ENDPOINT: Setting = Setting {
+    name: "endpoint",
+    scope: Scope::Client,
+    accepts: Accepts::Url(&["http://", "https://"]),
+    default: Default::Text("http://127.0.0.1:8080"),
+    help: "The public listener that `create`, `list` and `revoke` call",
+    ..SERVER
+};
+pub(super) static VERIFY_ENDPOINT: Setting = Setting {
+    name: "verify_endpoint",
+    scope: Scope::Client,
+    accepts: Accepts::Url(&["http://", "https://"]),
+    default: Default::Text("http://127.0.0.1:8081"),
+    help: "The verification listener that `verify` calls",
+    ..SERVER
+};
+pub(super) static KEY: Setting = Setting {
+    name: "key",
+    scope: Scope::Client,
+    accepts: Accepts::VisibleAscii { min: 1, max: 8_192 },
+    secrecy: Secrecy::Secret,
+    sources: Sources::Environment,
+    help: "The caller's own credential: an API key, or a JWT of the issuer; asked for where it is not set",
+    ..SERVER
+};
+pub(super) static VERIFY_KEY: Setting = Setting {
+    name: "verify_key",
+    scope: Scope::Client,
+    accepts: Accepts::Line { max: 8_192 },
+    secrecy: Secrecy::Secret,
+    sources: Sources::Environment,
+    help: "The key that `verify` verifies; asked for where it is not set",
+    ..SERVER
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_legal_value() {
+        for setting in SETTINGS {
+            if let Default::Text(text) = setting.default {
+                assert!(setting.accepts.accepts(text), "{}", setting.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_none_looks_like_a_variable_of_the_tests() {
+        let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        assert!(names.iter().all(|name| !name.is_empty() && !name.starts_with("test_")));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SETTINGS.len());
+    }
+}

@@ -1,0 +1,89 @@
+//! The first key: printed once, alone, and only where nobody else can read along.
+
+use crate::harness::{Database, Server, apikeys, on_both_databases, run};
+
+/// Runs a command of the operator on that database.
+fn operate(database: &Database, arguments: &[&str]) -> crate::harness::Done {
+    let mut command = apikeys(&[], arguments);
+    command.envs(database.settings());
+    run(command, "")
+}
+
+on_both_databases! {
+    fn the_first_start_prints_one_key_and_the_log_does_not_hold_it(database: &Database) {
+        let server = Server::start(database, &[]);
+        let key = server.first_key();
+        let all = server.client(&key, &["list", "--json"]).json();
+        assert_eq!(all["api_keys"][0]["name"], "bootstrap");
+        assert_eq!(all["api_keys"][0]["permissions"].as_array().unwrap().len(), 32);
+        let done = server.stop();
+        assert_eq!(done.stdout, key, "the key alone, and once");
+        assert!(!done.stderr.contains(&key));
+        let server = Server::start(database, &[]);
+        assert_eq!(server.stop().stdout, "");
+    }
+
+    fn beyond_loopback_nothing_is_issued_but_bootstrap_is_recommended(database: &Database) {
+        let settings = [("APIKEYS_LISTEN", "0.0.0.0:0"), ("APIKEYS_ALLOW_PLAINTEXT", "true")];
+        let server = Server::start(database, &settings);
+        let done = server.stop();
+        assert_eq!(done.stdout, "");
+        assert!(done.stderr.contains("apikeys bootstrap --organization NAME"), "{done:?}");
+    }
+
+    fn bootstrap_prints_the_key_alone(database: &Database) {
+        let all = operate(database, &["bootstrap", "--organization", "acme"]);
+        assert_eq!(all.code, 0, "{all:?}");
+        let narrow = operate(
+            database,
+            &["bootstrap", "--organization", "acme", "--name", "ci", "--permission", "MANAGE_API_KEYS", "--permission", "PERMISSION_ORG_READ"],
+        );
+        let server = Server::start(database, &[]);
+        assert!(server.stdout().is_empty(), "the store is not new");
+        let narrow = narrow.stdout.strip_suffix('\n').unwrap();
+        let listing = server.client(narrow, &["list", "--json"]).json();
+        assert_eq!(listing["api_keys"][0]["name"], "ci");
+        assert_eq!(listing["api_keys"][0]["permissions"], serde_json::json!(["PERMISSION_ORG_READ", "PERMISSION_MANAGE_API_KEYS"]));
+        let verified = server.verify(all.stdout.trim_end(), &[]).json();
+        assert_eq!(verified["valid"]["organization_id"], "acme");
+    }
+
+    fn bootstrap_refuses_what_is_none(database: &Database) {
+        for (arguments, named) in [
+            (&["bootstrap", "--organization", "a b"][..], "--organization"),
+            (&["bootstrap", "--organization", "a", "--permission", "FLY"][..], "\"FLY\" is not a permission"),
+            (&["bootstrap", "--organization", "a", "--name", " "][..], "--name"),
+            (&["bootstrap"][..], "--organization"),
+        ] {
+            let done = operate(database, arguments);
+            assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+            assert!(done.stderr.contains(named), "{done:?}");
+        }
+    }
+
+    fn migrate_makes_the_schema_and_prints_nothing(database: &Database) {
+        for said in ["applied", "the schema was up to date"] {
+            let done = operate(database, &["migrate"]);
+            assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+            assert!(done.stderr.contains(said), "{done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sqlite_database_serves_one_process_and_the_second_is_refused_by_name() {
+    let database = Database::sqlite();
+    let server = Server::start(&database, &[]);
+    let second = Server::try_start(&database, &[]).err().expect("the database is in use");
+    assert_eq!(second.code, 1, "{second:?}");
+    for done in [second, operate(&database, &["bootstrap", "--organization", "acme"]), operate(&database, &["migrate"])]
+    {
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{done:?}");
+        assert!(
+            done.stderr.contains("apikeys.db is in use") && done.stderr.contains("stop `apikeys serve`"),
+            "{done:?}"
+        );
+    }
+    server.stop();
+    assert_eq!(operate(&database, &["bootstrap", "--organization", "acme"]).code, 0);
+}

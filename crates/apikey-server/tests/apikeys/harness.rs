@@ -1,0 +1,336 @@
+//! Starts the executable, talks to it, and ends it. Nothing here waits for a fixed time: it looks again and again.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use apikey_testing::postgres::TestDatabase;
+use serde_json::Value;
+
+/// How often something is looked at before a test gives up, and how long it pauses in between: a minute.
+const LOOKS: u32 = 6_000;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Looks again and again until there is something.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..LOOKS {
+        if let Some(found) = look() {
+            return found;
+        }
+        thread::sleep(PAUSE);
+    }
+    panic!("{what}: it did not come to pass");
+}
+
+/// A folder of its own for each test, removed at the end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("apikeys-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.to_str().unwrap().to_owned()
+    }
+
+    /// Writes a file and returns its path.
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// The executable with an environment that holds nothing but what the test gives it.
+pub(crate) fn apikeys(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apikeys"));
+    command.env_clear().envs(variables.iter().copied()).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end, with that on its standard input.
+pub(crate) fn run(mut command: Command, input: &str) -> Done {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // Whoever does not read it closes it.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+    Done::from(child.wait_with_output().unwrap())
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Done {
+    /// The JSON on standard output of a command that succeeded.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Which database a test runs on.
+#[derive(Clone)]
+pub(crate) enum Database {
+    Sqlite(Arc<Folder>),
+    Postgres(TestDatabase),
+}
+
+impl Database {
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(Arc::new(Folder::new()))
+    }
+
+    pub(crate) fn postgres() -> Self {
+        Self::Postgres(TestDatabase::create())
+    }
+
+    /// The settings that name it.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Sqlite(folder) => vec![("APIKEYS_DATA_DIR".to_owned(), folder.text())],
+            Self::Postgres(database) => vec![("APIKEYS_DATABASE_URL".to_owned(), database.url().to_owned())],
+        }
+    }
+}
+
+/// A running service.
+pub(crate) struct Server {
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+    pub(crate) listen: String,
+    pub(crate) verify_listen: String,
+    pub(crate) admin_listen: String,
+}
+
+/// Lines that a process has written, and goes on writing.
+struct Captured {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stream).lines() {
+                sink.lock().unwrap().push(line.unwrap());
+            }
+        });
+        Self { lines, reader: Some(reader) }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Everything that a process which has ended wrote.
+    fn all(&mut self) -> Vec<String> {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.lines()
+    }
+}
+
+impl Server {
+    /// Starts the service on that database with these further settings, and waits until it serves.
+    pub(crate) fn start(database: &Database, settings: &[(&str, &str)]) -> Self {
+        Self::try_start(database, settings).unwrap_or_else(|done| panic!("it does not serve: {done:?}"))
+    }
+
+    /// The same, or what it left behind when it ended instead.
+    pub(crate) fn try_start(database: &Database, settings: &[(&str, &str)]) -> Result<Self, Done> {
+        let mut command = apikeys(settings, &["serve"]);
+        for variable in ["APIKEYS_LISTEN", "APIKEYS_VERIFY_LISTEN", "APIKEYS_ADMIN_LISTEN"] {
+            if !settings.iter().any(|(name, _)| *name == variable) {
+                command.env(variable, "127.0.0.1:0");
+            }
+        }
+        command.envs(database.settings());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let stdout = Captured::of(child.stdout.take().unwrap());
+        let stderr = Captured::of(child.stderr.take().unwrap());
+        let empty = String::new;
+        let mut server = Self { child, stdout, stderr, listen: empty(), verify_listen: empty(), admin_listen: empty() };
+        let serving = eventually("the service serves", || {
+            let lines = server.stderr.lines();
+            let serving = lines.iter().find_map(|line| {
+                let event: Value = serde_json::from_str(line).ok()?;
+                (event["message"] == "serving").then_some(event)
+            });
+            match serving {
+                Some(event) => Some(Ok(event)),
+                None => server.child.try_wait().unwrap().map(Err),
+            }
+        });
+        match serving {
+            Ok(event) => {
+                let address = |name: &str| event[name].as_str().unwrap().to_owned();
+                server.listen = address("listen");
+                server.verify_listen = address("verify_listen");
+                server.admin_listen = address("admin_listen");
+                Ok(server)
+            }
+            Err(status) => Err(server.left_behind(status)),
+        }
+    }
+
+    /// What it has printed on standard output, as soon as there is a whole line.
+    pub(crate) fn first_key(&self) -> String {
+        eventually("the first key is printed", || self.stdout.lines().first().cloned())
+    }
+
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.stdout.lines()
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.stderr.lines()
+    }
+
+    /// A client's command, as whoever that key stands for.
+    pub(crate) fn client(&self, key: &str, arguments: &[&str]) -> Done {
+        self.client_with_input(key, arguments, "")
+    }
+
+    pub(crate) fn client_with_input(&self, key: &str, arguments: &[&str], input: &str) -> Done {
+        run(self.client_command(&format!("http://{}", self.listen), key, arguments), input)
+    }
+
+    /// A client's command against that address of the public listener.
+    pub(crate) fn client_command(&self, endpoint: &str, key: &str, arguments: &[&str]) -> Command {
+        let verify_endpoint = format!("http://{}", self.verify_listen);
+        let variables =
+            [("APIKEYS_ENDPOINT", endpoint), ("APIKEYS_VERIFY_ENDPOINT", &*verify_endpoint), ("APIKEYS_KEY", key)];
+        apikeys(&variables, arguments)
+    }
+
+    /// `verify --json`, the key being typed.
+    pub(crate) fn verify(&self, key: &str, arguments: &[&str]) -> Done {
+        let arguments: Vec<&str> = ["verify", "--json"].iter().chain(arguments).copied().collect();
+        self.client_with_input("unused", &arguments, &format!("{key}\n"))
+    }
+
+    /// The status and body of a GET of the admin listener.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        get(&self.admin_listen, path)
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Ends it as the kernel does when memory is out.
+    pub(crate) fn kill(mut self) -> Done {
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        self.left_behind(status)
+    }
+
+    /// Ends it as an operator does, and waits.
+    pub(crate) fn stop(self) -> Done {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(mut self) -> Done {
+        let status = eventually("the service ends", || self.child.try_wait().unwrap());
+        self.left_behind(status)
+    }
+
+    fn left_behind(&mut self, status: ExitStatus) -> Done {
+        Done {
+            code: status.code().unwrap_or(-1),
+            stdout: self.stdout.all().join("\n"),
+            stderr: self.stderr.all().join("\n"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The status and body of a GET.
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// Runs a test on both databases.
+macro_rules! on_both_databases {
+    ($($(#[$attribute:meta])* fn $name:ident($database:ident: &Database) $body:block)+) => {
+        $(
+            mod $name {
+                use super::*;
+
+                fn check($database: &Database) $body
+
+                $(#[$attribute])*
+                #[test]
+                fn on_sqlite() {
+                    check(&Database::sqlite());
+                }
+
+                $(#[$attribute])*
+                #[test]
+                fn on_postgres() {
+                    check(&Database::postgres());
+                }
+            }
+        )+
+    };
+}
+pub(crate) use on_both_databases;

@@ -1,0 +1,23 @@
+//! The executable itself, as a user has it: its commands, its listeners, its files, on both databases.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a broken expectation of a test is reported by a panic"
+)]
+
+mod bootstrap;
+mod callers;
+mod configuration;
+mod crash;
+mod harness;
+mod leaked_key;
+mod listeners;
+mod lost_answers;
+mod proxy;
+mod replicas;
+mod secrets;
+mod shutdown;
+mod walk;

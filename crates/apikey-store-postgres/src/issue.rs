@@ -1,0 +1,153 @@
+//! Issuing a key: one statement, so one transaction and one round trip.
+
+use apikey_application::{
+    Idempotency,
+    ports::{CommitError, Seq, StoreError},
+};
+use apikey_domain::{ApiKey, ApiKeyParts};
+use diesel::{
+    QueryableByName,
+    sql_types::{Array, BigInt, Bool, Bytea, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid},
+};
+
+use crate::{
+    audit::{EventColumns, bind_events, insert_events},
+    commit::Circumstances,
+    failure::Failure,
+    pool::Connections,
+    prepared::{keep, statement},
+    read,
+    row::{IllegalRow, timeline, to_database},
+};
+
+#[derive(QueryableByName)]
+struct IssuedRow {
+    #[diesel(sql_type = Bool)]
+    stands: bool,
+    #[diesel(sql_type = Bool)]
+    added: bool,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+    #[diesel(sql_type = Text)]
+    timeline: String,
+}
+
+/// Each part waits for the one before it, and does nothing where that one refused:
+///
+/// 1. the authorizing key is locked against its revocation (not against a note of its use, which leaves the row's key alone);
+///    whoever waited for a revocation sees its outcome;
+/// 2. the idempotency key is claimed; whoever waited for another claim sees its outcome;
+/// 3. the key is added; 4. its events and its count follow. The counter is locked last, and for no longer than the commit.
+const ISSUE: &str = concat!(
+    "WITH settings AS MATERIALIZED ( \
+         SELECT set_config('lock_timeout', $8, true) AS applied \
+     ), authorizer AS MATERIALIZED ( \
+         SELECT k.id FROM settings, api_keys k \
+         WHERE settings.applied IS NOT NULL AND k.id = $9 \
+             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $10) \
+         FOR KEY SHARE OF k \
+     ), allowed AS MATERIALIZED ( \
+         SELECT settings.applied IS NOT NULL AND ($9 IS NULL OR EXISTS (SELECT FROM authorizer)) AS stands \
+         FROM settings \
+     ), claimed AS ( \
+         INSERT INTO idempotency_records (organization_id, actor, idempotency_key, request_digest, key_id, created_at) \
+         SELECT $11, $12, $13, $14, $15, $10 FROM allowed WHERE stands AND $13 IS NOT NULL \
+         ON CONFLICT DO NOTHING RETURNING 1 \
+     ), added AS ( \
+         INSERT INTO api_keys (id, organization_id, name, prefix, digest, key_type, permissions, \
+             created_at, expires_at, revoked_at, last_used_at, revision, narrowed_seq) \
+         SELECT $15, $16, $17, $18, $19, $20, $21, $22, $23, NULL, $24, $25, NULL FROM allowed \
+         WHERE stands AND ($13 IS NULL OR EXISTS (SELECT FROM claimed)) \
+         RETURNING 1 \
+     ), audited AS (",
+    insert_events!("added"),
+    "), counted AS ( \
+         INSERT INTO key_counts AS c (organization_id, key_type, shard, keys) SELECT $16, $20, $26, 1 FROM added \
+         ON CONFLICT ON CONSTRAINT key_counts_pkey DO UPDATE SET keys = c.keys + 1 \
+     ) \
+     SELECT allowed.stands, EXISTS (SELECT FROM added) AS added, h.seq, ",
+    timeline!(),
+    " AS timeline FROM allowed, revocation_head h"
+);
+
+/// Into how many parts an organization's count is divided: the schema's `key_counts_shard_check`.
+const SHARDS: u8 = 16;
+
+pub(crate) async fn issue(
+    connections: &Connections,
+    key: ApiKey,
+    idempotency: Option<Idempotency>,
+    circumstances: Circumstances<'_>,
+) -> Result<Seq, CommitError> {
+    let Circumstances { lock_timeout, events, on_behalf_of, now } = circumstances;
+    let ApiKeyParts {
+        id,
+        organization_id,
+        name,
+        prefix,
+        digest,
+        key_type,
+        permissions,
+        created_at,
+        expires_at,
+        revoked_at,
+        last_used_at,
+        revision,
+    } = key.into_parts();
+    if revoked_at.is_some() {
+        return Err(StoreError::Defect("a key is issued before it is revoked".into()).into());
+    }
+    let claim = idempotency.as_ref();
+    let permissions: Vec<String> = permissions.iter().map(|permission| permission.as_str().to_owned()).collect();
+    let [.., last] = id.as_uuid().as_bytes();
+    let statement = bind_events!(statement(ISSUE), EventColumns::of(events))
+        .bind::<Text, _>(lock_timeout.to_owned())
+        .bind::<Nullable<SqlUuid>, _>(on_behalf_of.map(|id| *id.as_uuid()))
+        .bind::<Timestamptz, _>(to_database(now))
+        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.organization_id.to_string()))
+        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.actor.to_string()))
+        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.key.as_str().to_owned()))
+        .bind::<Nullable<Bytea>, _>(claim.map(|claim| claim.request.as_bytes().to_vec()))
+        .bind::<SqlUuid, _>(*id.as_uuid())
+        .bind::<Text, _>(organization_id.as_str().to_owned())
+        .bind::<Text, _>(name.as_str().to_owned())
+        .bind::<Text, _>(prefix.as_str().to_owned())
+        .bind::<Bytea, _>(digest.as_bytes().to_vec())
+        .bind::<Text, _>(key_type.name().to_owned())
+        .bind::<Array<Text>, _>(permissions)
+        .bind::<Timestamptz, _>(to_database(created_at))
+        .bind::<Nullable<Timestamptz>, _>(expires_at.map(to_database))
+        .bind::<Nullable<Timestamptz>, _>(last_used_at.map(to_database))
+        .bind::<Integer, _>(i32::try_from(revision).map_err(|_| StoreError::from(IllegalRow::Number))?)
+        // The last digit of an id is random, whatever its version.
+        .bind::<SmallInt, _>(i16::from(last % SHARDS));
+    let rows: Vec<IssuedRow> = match connections.change(keep(statement)).await {
+        Ok(rows) => rows,
+        Err(Failure::NotUnique(constraint)) => {
+            // Of two constraints that a key breaks, PostgreSQL names whichever it checks first.
+            let duplicate = constraint == "api_keys_digest_key"
+                || constraint == "api_keys_pkey" && read::find_by_digest(connections, &digest).await?.value.is_some();
+            return Err(if duplicate {
+                CommitError::DuplicateDigest
+            } else {
+                Failure::NotUnique(constraint).into_store_error().into()
+            });
+        }
+        Err(Failure::Store(error)) => return Err(error.into()),
+    };
+    let IssuedRow { stands, added, seq, timeline } = read::one(rows).map_err(StoreError::from)?;
+    if !stands {
+        return Err(CommitError::AuthorizerNotStanding);
+    }
+    if added {
+        return Ok(read::to_seq(seq, &timeline).map_err(StoreError::from)?);
+    }
+    // Only a claim that was not granted is left, and the record that it met is committed: it can be read by now.
+    let Idempotency { organization_id, actor, key, request: _ } = idempotency.ok_or_else(unexplained)?;
+    let stored = read::find_idempotency(connections, &organization_id, &actor, &key).await?;
+    Err(CommitError::IdempotencyKeyUsed(stored.ok_or_else(unexplained)?))
+}
+
+fn unexplained() -> StoreError {
+    StoreError::Defect("a key was not added, and nothing refused it".into())
+}

@@ -1,0 +1,54 @@
+//! The store port of `apikey-application` on PostgreSQL 13 or later, by diesel-async without libpq.
+//!
+//! This crate stores and does not decide: ids, digests and instants come from the domain, the server's own clock is never
+//! asked. It knows no protocol, no cache and no key in the clear.
+//!
+//! Each change is one statement, so one transaction and one round trip; its parts wait for each other by the data that they
+//! pass on (data-modifying CTEs have no order of their own). [`PostgresStore::connect`] says what is checked at the start.
+//!
+//! # The URL
+//!
+//! `postgres://user:password@host:port/database?parameter=value&…`, with several hosts separated by commas where
+//! `target_session_attrs=read-write` finds the primary, or a Unix socket's folder, percent-encoded, as the host.
+//!
+//! | `sslmode` | encrypted | the server's certificate is checked |
+//! |---|---|---|
+//! | `disable` | no | – |
+//! | `prefer` (the default) | if the server offers it | no |
+//! | `require` | yes | no |
+//! | `verify-full` | yes | chain and host name |
+//!
+//! `sslrootcert` names a PEM file of the roots that `verify-full` trusts; without it, or as `system`, the operating system's
+//! are trusted. Modes that check no certificate protect from listeners, not from impostors.
+//!
+//! # Behind a proxy
+//!
+//! A proxy that lends connections per transaction (`PgBouncer`, say) is fine for [`PostgresStore::connect`] if it supports
+//! prepared statements: nothing depends on a session, time limits go with each statement. [`PostgresStore::migrate`] needs a
+//! URL of the server itself.
+
+mod audit;
+mod commit;
+mod connection;
+mod durability;
+mod failure;
+mod issue;
+mod migrate;
+mod observer;
+mod options;
+mod pool;
+mod prepared;
+mod read;
+mod revoke;
+mod row;
+mod store;
+mod tls;
+mod url;
+mod usage;
+
+pub use connection::{ConnectionError, TargetError};
+pub use migrate::{MigrateError, SchemaError};
+pub use options::Options;
+pub use store::{ConnectError, PostgresStore};
+pub use tls::TlsError;
+pub use url::UrlError;

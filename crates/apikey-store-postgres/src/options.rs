@@ -1,0 +1,32 @@
+//! What can be chosen about the pool and the time limits. Knows no server.
+
+use std::time::Duration;
+
+/// The bounds within which the store works. All of them hold for each store, so for each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// At most how many connections; at least 1. More than four times the server's cores rarely help.
+    pub max_connections: usize,
+    /// How long a call waits for a connection before the store is said to be overloaded.
+    pub acquire_timeout: Duration,
+    /// How long opening a connection may take, TLS and authentication included.
+    pub connect_timeout: Duration,
+    /// How long the server may take to answer one statement. This side's clock decides, and then closes the connection: a
+    /// time limit of the server's session would not survive a transaction-pooling proxy.
+    pub statement_timeout: Duration,
+    /// How long a change waits for a row that another transaction holds, by the server's clock; at least 1 ms.
+    pub lock_timeout: Duration,
+}
+
+impl Default for Options {
+    /// 16 connections; within the 5 s of a unary call there is room for one wait and one statement.
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(4),
+            lock_timeout: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The bounded pool, and how a statement runs on one of its connections. Knows no statement.
+
+use std::time::Duration;
+
+use apikey_application::ports::StoreError;
+use deadpool::{
+    Runtime,
+    managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, methods::LoadQuery};
+
+use crate::{
+    Options,
+    connection::{Connection, ConnectionError, Connector},
+    failure::{Answer, Failure, Intent},
+};
+
+impl Manager for Connector {
+    type Type = Connection;
+    type Error = ConnectionError;
+
+    async fn create(&self) -> Result<Connection, ConnectionError> {
+        self.connect().await
+    }
+
+    /// Asks the server nothing: a connection that ended has been seen to end.
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectionError> {
+        if connection.busy || connection.observer.is_closed() {
+            return Err(RecycleError::message("the connection is closed, or was abandoned"));
+        }
+        Ok(())
+    }
+}
+
+/// At most `max_connections` connections, shared by all calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections {
+    pool: Pool<Connector>,
+    statement_timeout: Duration,
+}
+
+impl Connections {
+    pub(crate) fn new(connector: Connector, options: &Options) -> Result<Self, deadpool::managed::BuildError> {
+        let pool = Pool::builder(connector)
+            .max_size(options.max_connections.max(1))
+            .wait_timeout(Some(options.acquire_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()?;
+        Ok(Self { pool, statement_timeout: options.statement_timeout })
+    }
+
+    /// Runs a statement that changes nothing.
+    pub(crate) async fn read<Q, R>(&self, statement: Q) -> Result<Vec<R>, StoreError>
+    where
+        Q: LoadQuery<'static, AsyncPgConnection, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        self.run(statement, Intent::Read).await.map_err(Failure::into_store_error)
+    }
+
+    /// Runs a statement that is a transaction of its own, and waits until that is committed.
+    pub(crate) async fn change<Q, R>(&self, statement: Q) -> Result<Vec<R>, Failure>
+    where
+        Q: LoadQuery<'static, AsyncPgConnection, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        self.run(statement, Intent::Change).await
+    }
+
+    async fn run<Q, R>(&self, statement: Q, intent: Intent) -> Result<Vec<R>, Failure>
+    where
+        Q: LoadQuery<'static, AsyncPgConnection, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        let mut connection = self.connection().await?;
+        connection.busy = true;
+        connection.observer.take_error();
+        let sent_before = connection.observer.sent();
+        // All rows are read, and with them the message that follows the commit: the server sends the rows of a statement
+        // before it commits, so that `get_result`, which stops at the first row, would report what may still fail.
+        let answer = tokio::time::timeout(self.statement_timeout, statement.load::<R>(&mut **connection)).await;
+        let error = match answer {
+            Ok(Ok(rows)) => {
+                connection.busy = false;
+                return Ok(rows);
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_elapsed) => None,
+        };
+        let state = connection.observer.take_error();
+        let was_sent = connection.observer.sent() != sent_before;
+        let (failure, reusable) = Answer { error, state, was_sent, intent }.into_failure();
+        if reusable {
+            connection.busy = false;
+        } else {
+            // Never cancelled: a commit that is cancelled while it waits for its standby reports success.
+            drop(Object::take(connection));
+        }
+        Err(failure)
+    }
+
+    pub(crate) fn close(&self) {
+        self.pool.close();
+    }
+
+    async fn connection(&self) -> Result<Object<Connector>, StoreError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => StoreError::Overloaded,
+            PoolError::Backend(error) => StoreError::Unavailable(error.into()),
+            error @ (PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle)
+            | PoolError::Closed
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_)) => StoreError::Unavailable(error.into()),
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! The store port on PostgreSQL: which statement answers which call.
+
+use std::error::Error;
+
+use apikey_application::{
+    IdempotencyKey,
+    ports::{Change, Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
+};
+use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
+
+use crate::{
+    Options,
+    commit::Circumstances,
+    connection::{ConnectionError, Connector, TargetError},
+    durability,
+    issue::issue,
+    migrate::{self, MigrateError, SchemaError},
+    pool::Connections,
+    read,
+    revoke::{confirm, revoke},
+    usage,
+};
+
+/// The store cannot be opened. Never holds a part of the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL or its encryption cannot be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The database cannot be reached.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The schema is not the one that this version knows.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The database does not answer as PostgreSQL does.
+    #[error("PostgreSQL's settings cannot be read")]
+    Settings(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// Keys in PostgreSQL. Copies share one pool of connections.
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    connections: Connections,
+    /// In the form that the server reads.
+    lock_timeout: Box<str>,
+}
+
+impl PostgresStore {
+    /// Opens the store: connects once, and checks that the schema is the one that this version knows. Warns in the log of each
+    /// setting of the server under which a crash can lose what it has confirmed.
+    ///
+    /// Connections are driven by the runtime on which they are opened, so by the one that makes the calls.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
+        let connector = Connector::new(url, options)?;
+        let mut connection = connector.connect().await?;
+        migrate::check(&mut connection).await?;
+        let lax = durability::lax_settings(&mut connection).await;
+        for durability::Lax { name, setting } in lax.map_err(|error| ConnectError::Settings(error.into()))? {
+            tracing::warn!(
+                setting = name,
+                value = setting,
+                "PostgreSQL IS SET TO LOSE COMMITTED CHANGES IN A CRASH: a revoked key can come back to life"
+            );
+        }
+        drop(connection);
+        let connections =
+            Connections::new(connector, &options).map_err(|error| ConnectError::Settings(error.into()))?;
+        let lock_timeout = format!("{}ms", options.lock_timeout.as_millis().max(1)).into();
+        Ok(Self { connections, lock_timeout })
+    }
+
+    /// Brings the schema up to date, and returns the migrations that ran. Processes that start together migrate once: the
+    /// others wait. The URL must lead to the server itself, not to a proxy that lends connections per transaction.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; a migration that failed has changed nothing.
+    pub async fn migrate(url: &str) -> Result<Vec<String>, MigrateError> {
+        migrate::migrate(&Connector::new(url, Options::default())?).await
+    }
+
+    /// Whether any key was ever issued, in any organization: a store without one is new.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be told.
+    pub async fn any_keys(&self) -> Result<bool, StoreError> {
+        read::any_keys(&self.connections).await
+    }
+
+    /// Closes the connections that are idle, and each other one when its call has ended. Later calls are
+    /// [`StoreError::Unavailable`].
+    pub fn close(&self) {
+        self.connections.close();
+    }
+}
+
+impl KeyStore for PostgresStore {
+    async fn find_by_digest(&self, digest: &KeyDigest) -> Result<Read<Option<ApiKey>>, StoreError> {
+        read::find_by_digest(&self.connections, digest).await
+    }
+
+    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        read::find_by_id(&self.connections, organization_id, key_id).await
+    }
+
+    async fn find_idempotency(
+        &self,
+        organization_id: &OrganizationId,
+        actor: &Actor,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredIdempotency>, StoreError> {
+        read::find_idempotency(&self.connections, organization_id, actor, key).await
+    }
+
+    async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
+        read::page(&self.connections, query).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Seq, CommitError> {
+        let Commit { change, events, on_behalf_of, now } = commit;
+        let circumstances = Circumstances { lock_timeout: &self.lock_timeout, events, on_behalf_of, now };
+        match change {
+            Change::Issue { key, idempotency } => issue(&self.connections, key, idempotency, circumstances).await,
+            Change::Revoke { key } => revoke(&self.connections, &key, circumstances).await,
+            Change::ConfirmRevoked { organization_id, key_id } => {
+                confirm(&self.connections, &organization_id, key_id, circumstances).await
+            }
+        }
+    }
+
+    async fn record_uses(&self, uses: &[Use]) -> Result<(), StoreError> {
+        usage::record(&self.connections, &self.lock_timeout, uses).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        read::ping(&self.connections).await
+    }
+}

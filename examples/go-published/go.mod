@@ -1,0 +1,17 @@
+module github.com/pidgr/api-keys/examples/go-published
+
+go 1.26
+
+require (
+	connectrpc.com/connect v1.19.1
+	github.com/pidgr/pidgr-proto/gen/go v0.42.0
+	google.golang.org/grpc v1.72.2
+)
+
+require (
+	golang.org/x/net v0.35.0 // indirect
+	golang.org/x/sys v0.30.0 // indirect
+	golang.org/x/text v0.22.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20250218202821-56aae31c358a // indirect
+	google.golang.org/protobuf v1.36.11 // indirect
+)

@@ -1,0 +1,65 @@
+//! `cargo xtask bench`: how fast the service is, as it is shipped, and beside what. Figures that are compared come from one
+//! run, taken in turn; none of them is asserted, since machines differ.
+
+mod creates;
+mod floods;
+mod load;
+mod pages;
+mod postgres;
+mod protocols;
+mod report;
+mod start;
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    process::{command, run},
+    service::empty_folder,
+    workspace,
+};
+use report::Report;
+
+/// What can be measured: time until ready, idle memory and the binary's size on SQLite; creates beside a plain INSERT and COMMIT
+/// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; the CPU of one call
+/// by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite.
+const SUBJECTS: [&str; 5] = ["start", "creates", "pages", "protocols", "floods"];
+
+/// Builds what is shipped and measures it; prints a table and writes `target/bench.json`.
+pub(crate) fn run_all(subjects: &[String]) -> Result<()> {
+    for subject in subjects {
+        ensure!(SUBJECTS.contains(&subject.as_str()), "{subject} is none of {}", SUBJECTS.join(", "));
+    }
+    run(&mut command("cargo", ["build", "--quiet", "--profile", "dist", "--package", "apikey-server"]))?;
+    let binary = workspace::target().join("dist/apikeys");
+    let folder = empty_folder("bench")?;
+    let mut report = Report::default();
+    let wanted = |name: &str| subjects.is_empty() || subjects.iter().any(|subject| subject == name);
+    if wanted("start") {
+        start::measure(&binary, &folder, &mut report)?;
+    }
+    if wanted("creates") || wanted("pages") {
+        let database = postgres::Postgres::start()?;
+        if wanted("creates") {
+            creates::measure(&binary, &folder, &database, &mut report)?;
+        }
+        if wanted("pages") {
+            pages::measure(&binary, &folder, &database, &mut report)?;
+        }
+    }
+    if wanted("protocols") {
+        protocols::measure(&binary, &folder, &mut report)?;
+    }
+    if wanted("floods") {
+        floods::measure(&binary, &folder, &mut report)?;
+    }
+    report.print();
+    report.write(&workspace::target().join("bench.json"))
+}
+
+/// The one clock of all subjects.
+fn now() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "a bench measures time")]
+    Instant::now()
+}

@@ -1,0 +1,107 @@
+//! The Connect project's conformance suite and h2spec, against what the product serves with.
+//!
+//! The suite's own service is generated from its proto files, below `target/`, and put behind our protocols, layers and listener by
+//! the example `conformance` of `apikey-grpc`. h2spec runs against the product itself.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use prost::Message as _;
+
+use crate::{
+    process::{command, run},
+    service::{Service, Start, empty_folder},
+    tools, workspace,
+};
+
+const FILES: [&str; 2] = ["connectrpc/conformance/v1/service.proto", "connectrpc/conformance/v1/server_compat.proto"];
+const CODE: &str = "connectrpc.conformance.v1.rs";
+const DESCRIPTORS: &str = "descriptors.binpb";
+/// What the suite is told of the server, relative to the workspace. No case is known to fail.
+const CONFIGURATION: &str = "crates/apikey-grpc/examples/conformance/suite.yaml";
+
+/// Where h2spec's view is not ours: what it calls the case, and why.
+const H2SPEC_EXPLAINED: [(&str, &str); 1] = [(
+    "Sends invalid connection preface",
+    "the port speaks HTTP/1.1 too, so that what is no preface of HTTP/2 is answered 400 before the connection ends",
+)];
+
+/// Runs both.
+///
+/// # Errors
+/// Where a case fails.
+pub(crate) fn run_all(arguments: &[String]) -> Result<()> {
+    tools::install_conformance()?;
+    tools::install_h2spec()?;
+    suite(arguments)?;
+    h2spec()
+}
+
+fn suite(arguments: &[String]) -> Result<()> {
+    let generated = workspace::target().join("xtask/conformance");
+    generate(&tools::conformance_protos()?, &generated)?;
+    let example = ["--package", "apikey-grpc", "--features", "conformance", "--example", "conformance"];
+    for task in [&["build", "--quiet"][..], &["clippy", "--quiet"]] {
+        let mut cargo = command("cargo", []);
+        cargo.args(task).args(example);
+        if task.contains(&"clippy") {
+            cargo.args(["--", "--deny", "warnings"]);
+        }
+        cargo.env("APIKEYS_CONFORMANCE_CODE", generated.join(CODE));
+        cargo.env("APIKEYS_CONFORMANCE_DESCRIPTORS", generated.join(DESCRIPTORS));
+        run(&mut cargo)?;
+    }
+    let server = workspace::target().join("debug/examples/conformance");
+    run(command(tools::connectconformance(), ["--mode", "server", "--conf", CONFIGURATION])
+        .args(arguments)
+        .arg("--")
+        .arg(server))
+}
+
+/// Generates the suite's messages and service, and the descriptors for JSON.
+fn generate(protos: &Path, folder: &PathBuf) -> Result<()> {
+    let descriptors = protox::Compiler::new([protos])?
+        .include_imports(true)
+        .open_files(FILES.map(|file| protos.join(file)))?
+        .file_descriptor_set();
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join(DESCRIPTORS), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .emit_rerun_if_changed(false)
+        .out_dir(folder)
+        .compile_fds(descriptors)
+        .context("cannot generate the suite's service")
+}
+
+/// The groups of cases that concern a server of any application.
+fn h2spec() -> Result<()> {
+    let folder = empty_folder("h2spec")?;
+    run(&mut command("cargo", ["build", "--quiet", "--package", "apikey-server"]))?;
+    let binary = workspace::target().join("debug/apikeys");
+    let service = Service::start(&Start { binary: &binary, folder: &folder, settings: &[], expects_key: true })?;
+    // It fails where a case does; which, its report says.
+    let port = service.public.port().to_string();
+    let arguments = ["--host", "127.0.0.1", "--port", &port, "--timeout", "5", "generic", "http2", "hpack"];
+    let report = command(tools::h2spec(), arguments).output().context("cannot start h2spec")?;
+    let report = String::from_utf8_lossy(&report.stdout);
+    fs::write(folder.join("report.txt"), &*report)?;
+    let summary = report.lines().rfind(|line| line.contains(" passed, ")).context("h2spec has not finished")?;
+    println!("h2spec: {summary}");
+    let mut explained = BTreeSet::new();
+    for failed in report.lines().filter(|line| line.contains('×')) {
+        let Some((case, why)) = H2SPEC_EXPLAINED.iter().find(|(case, _)| failed.contains(case)) else {
+            println!("{report}");
+            bail!("h2spec failed: {}", failed.trim());
+        };
+        explained.insert(format!("h2spec: {case}: {why}"));
+    }
+    for line in explained {
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `cargo xtask …`: the one entry point for everything that CI runs.
+//!
+//! It drives cargo and other programs and knows the layout of this repository. It must never know a rule of
+//! the service: what is true of keys is checked by the crates' own tests.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose purpose is to report on the terminal")]
+
+#[cfg(feature = "bench")]
+mod bench;
+mod ci;
+mod codegen;
+mod conformance;
+mod examples;
+mod fuzz;
+mod layers;
+mod process;
+mod service;
+mod setup;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The tasks of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that a change has to pass.
+    Ci,
+    /// Install and start what the build and the tests need, or say what is missing.
+    Setup,
+    /// Everything that `ci` checks without running the tests.
+    Lint,
+    /// Run the tests, with the PostgreSQL image that they need.
+    Test {
+        /// Arguments of `cargo test`; without `-p` it tests the whole workspace.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check which crate knows which.
+    Layers,
+    /// Generate the Rust code and the descriptor set of `apikey-proto` from `proto/`.
+    Codegen {
+        /// Write nothing; fail if what is committed differs from what would be generated.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run the Connect project's conformance suite and h2spec.
+    Conformance {
+        /// Arguments of `connectconformance`, such as `--run PATTERN`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every client of `examples/` against the service.
+    Examples,
+    /// Run the fuzz targets, two at a time.
+    Fuzz {
+        /// How long each of them runs, in seconds.
+        #[arg(default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Measure the service as it is shipped; prints a table and writes `target/bench.json`.
+    Bench {
+        /// What to measure: `start`, `creates`, `pages`, `protocols`, `floods`; everything if nothing is named.
+        subjects: Vec<String>,
+    },
+    /// Compare the dependencies with RustSec's advisories (needs the network).
+    Audit,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Ci => ci::ci(),
+        Task::Setup => setup::everything(),
+        Task::Lint => ci::lint(),
+        Task::Test { arguments } => ci::test(&arguments),
+        Task::Layers => layers::check(),
+        Task::Codegen { check: true } => codegen::check(),
+        Task::Codegen { check: false } => codegen::write(),
+        Task::Conformance { arguments } => conformance::run_all(&arguments),
+        Task::Examples => examples::run_all(),
+        Task::Fuzz { seconds } => fuzz::run_all(seconds),
+        Task::Bench { subjects } => bench(&subjects),
+        Task::Audit => ci::audit(),
+    }
+}
+
+#[cfg(feature = "bench")]
+fn bench(subjects: &[String]) -> Result<()> {
+    bench::run_all(subjects)
+}
+
+/// Starts this program again with what a bench needs.
+#[cfg(not(feature = "bench"))]
+fn bench(subjects: &[String]) -> Result<()> {
+    let arguments = ["run", "--quiet", "--package", "xtask", "--features", "bench", "--", "bench"];
+    process::run(process::command("cargo", arguments).args(subjects))
+}

@@ -1,0 +1,115 @@
+//! The service as a process of its own, for the tasks that drive it from outside: on free ports of loopback, with an empty
+//! SQLite database unless a PostgreSQL URL is given.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{Ended, succeeds},
+    workspace,
+};
+
+/// A running service; it is ended when this is dropped.
+pub(crate) struct Service {
+    process: Ended,
+    /// Where `ApiKeyService` listens.
+    pub(crate) public: SocketAddr,
+    /// Where `ApiKeyVerificationService` listens.
+    pub(crate) verification: SocketAddr,
+    /// Where metrics and probes are.
+    pub(crate) admin: SocketAddr,
+    /// The key that the first start on an empty SQLite database printed.
+    pub(crate) bootstrap_key: Option<String>,
+}
+
+/// How a service is started.
+pub(crate) struct Start<'a> {
+    /// The executable.
+    pub(crate) binary: &'a Path,
+    /// SQLite's data directory; also where the log is written.
+    pub(crate) folder: &'a Path,
+    /// Settings by variable, besides the listeners.
+    pub(crate) settings: &'a [(&'a str, &'a str)],
+    /// Whether the first line of standard output is awaited: the bootstrap key of an empty SQLite database.
+    pub(crate) expects_key: bool,
+}
+
+impl Service {
+    /// Starts a service and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends, or is not ready within half a minute; the error names the log.
+    pub(crate) fn start(start: &Start<'_>) -> Result<Self> {
+        let [public, verification, admin] = [free_address()?, free_address()?, free_address()?];
+        let log = start.folder.join("service.log");
+        let mut command = Command::new(start.binary);
+        command
+            .arg("serve")
+            .env("APIKEYS_DATA_DIR", start.folder.join("data"))
+            .env("APIKEYS_LISTEN", public.to_string())
+            .env("APIKEYS_VERIFY_LISTEN", verification.to_string())
+            .env("APIKEYS_ADMIN_LISTEN", admin.to_string())
+            .envs(start.settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(&log)?);
+        let mut process = command.spawn().with_context(|| format!("cannot start {}", start.binary.display()))?;
+        let stdout = process.stdout.take();
+        let mut service = Self { process: Ended(process), public, verification, admin, bootstrap_key: None };
+        service.wait_until_ready().with_context(|| format!("see {}", log.display()))?;
+        if start.expects_key {
+            let mut line = String::new();
+            BufReader::new(stdout.context("standard output is not captured")?).read_line(&mut line)?;
+            service.bootstrap_key = Some(line.trim().to_owned());
+        }
+        Ok(service)
+    }
+
+    /// The service's process.
+    #[cfg(feature = "bench")]
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        for _ in 0..600 {
+            if let Some(status) = self.process.0.try_wait()? {
+                bail!("the service ended: {status}");
+            }
+            if self.is_ready() {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        bail!("the service did not become ready")
+    }
+
+    fn is_ready(&self) -> bool {
+        TcpStream::connect(self.admin).is_ok()
+            && succeeds(Command::new("curl").args(["--silent", "--fail"]).arg(format!("http://{}/readyz", self.admin)))
+    }
+}
+
+/// An address of loopback that nobody listened on a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// An empty folder below `target/`.
+pub(crate) fn empty_folder(name: &str) -> Result<PathBuf> {
+    let folder = workspace::target().join("xtask").join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
