@@ -2,12 +2,14 @@
 //!
 //! A trait method is a plain `fn` that returns a `Send` future; implementations are written as `async fn`.
 
+mod revocations;
 mod store;
 
 use std::{error::Error, future::Future};
 
 use apikey_domain::{Principal, Timestamp};
 
+pub use revocations::{Renewal, Revocations};
 pub use store::{
     Change, Commit, CommitError, KeyStore, Page, PageQuery, Position, Read, Seq, StoreError, StoredIdempotency, Use,
 };

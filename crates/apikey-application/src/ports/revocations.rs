@@ -1,0 +1,72 @@
+//! The revocation log as replicas share it: who is a replica, what each has applied, and what was revoked since.
+
+use std::future::Future;
+
+use apikey_domain::{KeyDigest, Timestamp};
+
+use super::{Read, Seq, StoreError};
+use crate::fence::{Lease, Reaping, ReplicaId, ReplicaRow};
+
+/// What a renewal brings, all of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The revocation head.
+    pub head: Seq,
+    /// The digests of all keys whose rights were narrowed after what the renewal acknowledged.
+    pub revoked: Vec<KeyDigest>,
+    /// The database's time.
+    pub now: Timestamp,
+}
+
+/// What replicas that verify from memory share through the database, on its primary only. A store of one process does not need
+/// it.
+pub trait Revocations: Send + Sync + 'static {
+    /// Makes the row of a replica, in one plain INSERT whose `acked` is the head as that same statement reads it. Returns that
+    /// head.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the row may be there all the same, now or later.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped closes its connection at once. What it has sent is never cancelled, and may be committed later.
+    fn join(&self, replica: ReplicaId, lease: Lease) -> impl Future<Output = Result<Seq, StoreError>> + Send;
+
+    /// In one autocommitted UPDATE of the replica's row, sets `acked` to `applied`, counts the renewal, and brings what was
+    /// revoked since. `None` if there is no such row. It runs on a connection of its own, which no other call uses.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the renewal may be committed all the same, now or later.
+    ///
+    /// # Cancel safety
+    /// As [`Revocations::join`].
+    fn renew(
+        &self,
+        replica: ReplicaId,
+        applied: u64,
+    ) -> impl Future<Output = Result<Option<Renewal>, StoreError>> + Send;
+
+    /// All replicas' rows, with the head of the same snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they cannot be read.
+    fn replicas(&self) -> impl Future<Output = Result<Read<Vec<ReplicaRow>>, StoreError>> + Send;
+
+    /// Deletes the row of a replica that was watched until it had no lease, on condition that it has not been renewed since.
+    /// Says whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be told.
+    fn reap(&self, watched: Reaping) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Deletes the row of a replica that has dropped its lease. A row that is gone is no error.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be told.
+    fn leave(&self, replica: ReplicaId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ready when there may be a new revocation: a mere hint, which may be lost or come for nothing.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped loses nothing but this one hint.
+    fn hinted(&self) -> impl Future<Output = ()> + Send;
+}
