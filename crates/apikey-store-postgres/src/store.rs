@@ -125,7 +125,7 @@ impl KeyStore for PostgresStore {
         match change {
             Change::Issue { key, idempotency } => issue(&self.connections, key, idempotency, circumstances).await,
             Change::Revoke { key } => revoke(&self.connections, &key, circumstances).await,
-            Change::ConfirmRevoked { organization_id, key_id } => {
+            Change::ConfirmRevoked { organization_id, key_id, digest: _ } => {
                 confirm(&self.connections, &organization_id, key_id, circumstances).await
             }
         }

@@ -125,6 +125,10 @@ impl KeyStore for InMemoryStore {
         Ok(())
     }
 
+    fn distrust_connections(&self) {
+        self.0.faults.note(StoreCall::DistrustConnections);
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.meet(StoreCall::Ping).await.map(drop)
     }
