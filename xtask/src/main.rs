@@ -7,6 +7,7 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod chaos;
 mod ci;
 mod codegen;
 mod conformance;
@@ -73,6 +74,12 @@ enum Task {
         /// What to measure: `start`, `creates`, `pages`, `protocols`, `floods`; everything if nothing is named.
         subjects: Vec<String>,
     },
+    /// Break a running system in many ways, and check what it promises; prints a table and writes `target/chaos.json`.
+    Chaos {
+        /// Arguments of the harness: names of faults, `--minutes N`, `--brief`, `--planted`, `--rate N`; see `--help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Compare the dependencies with RustSec's advisories (needs the network).
     Audit,
 }
@@ -100,6 +107,7 @@ fn run(task: Task) -> Result<()> {
         Task::Examples => examples::run_all(),
         Task::Fuzz { seconds } => fuzz::run_all(seconds),
         Task::Bench { subjects } => bench(&subjects),
+        Task::Chaos { arguments } => chaos::run_all(&arguments),
         Task::Audit => ci::audit(),
     }
 }

@@ -23,7 +23,7 @@ use tower::service_fn;
 use zeroize::Zeroizing;
 
 use crate::{
-    bootstrap,
+    Decorate, bootstrap,
     config::{Backend, ServerSettings, TlsFiles},
     failure::Failure,
     runtimes::{Runtimes, run_on},
@@ -50,16 +50,21 @@ const ADMIN_CONNECTIONS: usize = 64;
 ///
 /// # Errors
 /// The store cannot be opened, or a listener cannot be bound.
-pub(crate) fn run(settings: ServerSettings) -> Result<(), Failure> {
+pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtimes = Runtimes::start()?;
-    let outcome = runtimes.block_on(pick(settings, runtimes.store().clone(), metrics));
+    let outcome = runtimes.block_on(pick(settings, decorate, runtimes.store().clone(), metrics));
     runtimes.stop();
     Ok(outcome?)
 }
 
 /// Opens the one store or the other, serves, and closes it.
-async fn pick(settings: ServerSettings, runtime: Handle, metrics: PrometheusHandle) -> anyhow::Result<()> {
+async fn pick(
+    settings: ServerSettings,
+    decorate: &impl Decorate,
+    runtime: Handle,
+    metrics: PrometheusHandle,
+) -> anyhow::Result<()> {
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
             let (store, is_new) = run_on(&runtime, async move {
@@ -68,14 +73,15 @@ async fn pick(settings: ServerSettings, runtime: Handle, metrics: PrometheusHand
                 Ok((store, is_new))
             })
             .await?;
-            let outcome = serve(Detached::new(store.clone(), runtime.clone()), is_new, &settings, metrics).await;
+            let decorated = Detached::new(decorate.store(store.clone()), runtime.clone());
+            let outcome = serve(decorated, is_new, &settings, metrics).await;
             close(&runtime, store.close()).await;
             outcome
         }
         Backend::Postgres { url, migrate, options } => {
             let (store, is_new) =
                 run_on(&runtime, async move { stores::open_postgres(&url, migrate, options).await }).await?;
-            serve(Detached::new(store, runtime.clone()), is_new, &settings, metrics).await
+            serve(Detached::new(decorate.store(store), runtime.clone()), is_new, &settings, metrics).await
         }
     }
 }
