@@ -309,6 +309,20 @@ pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
+/// The whole answer to any request by HTTP/1.1, head and body, as text.
+pub(crate) fn ask(address: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> String {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&[request.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// Runs a test on both databases.
 macro_rules! on_both_databases {
     ($($(#[$attribute:meta])* fn $name:ident($database:ident: &Database) $body:block)+) => {
