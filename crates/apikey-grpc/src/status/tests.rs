@@ -172,3 +172,25 @@ fn what_tonic_refuses_gets_details_and_what_we_refused_keeps_its_own() {
     }
     assert_eq!(complete(&mut HeaderMap::new(), &RequestId::missing()), Code::Ok);
 }
+
+/// The page that callers read has a row for each code and reason that there is.
+#[test]
+fn the_page_of_errors_has_every_reason() {
+    let page = include_str!("../../../../docs/errors.md");
+    let of_use_cases = include_str!("table.txt").lines().map(|row| {
+        let (_, told) = row.split_once(" → ").unwrap();
+        told.split(' ').collect::<Vec<_>>()
+    });
+    let of_calls = [
+        ["INVALID_ARGUMENT", "MALFORMED_MESSAGE"],
+        ["RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"],
+        ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"],
+        ["UNIMPLEMENTED", "METHOD_UNKNOWN"],
+        ["UNIMPLEMENTED", "UNIMPLEMENTED"],
+        ["NOT_FOUND", "NOT_FOUND"],
+    ];
+    for told in of_use_cases.chain(of_calls.map(|told| told.to_vec())) {
+        let [code, reason, ..] = told[..] else { panic!("{told:?}") };
+        assert!(page.contains(&format!("| `{code}` | `{reason}` |")), "{code} {reason}");
+    }
+}

@@ -173,7 +173,7 @@ pub(super) static DATABASE_STATEMENT_TIMEOUT: Setting = Setting {
 };
 pub(super) static JWT_ISSUER: Setting = Setting {
     name: "jwt_issuer",
-    accepts: Accepts::Line { max: 255 },
+    accepts: Accepts::Issuer,
     help: "The issuer of JWTs that are accepted from callers; without it there is none",
     ..SERVER
 };
