@@ -75,6 +75,10 @@ pub(crate) fn list_request(request: pb::ListApiKeysRequest) -> Result<ListReques
     let pb::Pagination { page_size, page_token } = pagination.unwrap_or_default();
     let mut violations = Violations::default();
     let key_type = violations.check("key_type", optional_key_type(key_type));
+    if key_type.is_none() && page_size < 0 {
+        // The use case, which judges it otherwise, is not given a request whose filter cannot be read.
+        violations.add("pagination.page_size", &"must not be negative");
+    }
     violations.finish(key_type.map(|key_type| ListRequest { key_type, page_size, page_token }))
 }
 

@@ -159,8 +159,12 @@ async fn serve<S: KeyStore>(
     for task in serving {
         finished(task).await;
     }
-    finished(flushing).await;
-    if timeout(LAST_FLUSH, usage::flush_finally(&usage, &*store)).await.is_err() {
+    let last_uses = async {
+        // A flush that has begun may wait for a database that stands still.
+        finished(flushing).await;
+        usage::flush_finally(&usage, &*store).await;
+    };
+    if timeout(LAST_FLUSH, last_uses).await.is_err() {
         tracing::warn!("the last uses could not be recorded in time");
     }
     if timeout(LAST_CALLS, store.idle()).await.is_err() {

@@ -171,6 +171,9 @@ async fn every_wrong_field_is_named() {
     assert_eq!(fields, ["pagination.page_size", "pagination.page_token"]);
     let listing = pb::ListApiKeysRequest { key_type: 3, pagination: None };
     assert_eq!(refused(wire.call_as(&manager, LIST, &listing).await), ["key_type"]);
+    let pagination = Some(pb::Pagination { page_size: -1, page_token: String::new() });
+    let listing = pb::ListApiKeysRequest { key_type: 3, pagination };
+    assert_eq!(refused(wire.call_as(&manager, LIST, &listing).await), ["key_type", "pagination.page_size"]);
 
     for id in ["", "0198c5f07a3b7cde8f0123456789abcd"] {
         assert_eq!(refused(wire.call_as(&manager, REVOKE, &revoke(&id)).await), ["id"]);
