@@ -247,16 +247,13 @@ pub(crate) fn list_response(listing: &Listing) -> pb::ListApiKeysResponse {
 pub(crate) fn verify_response(verification: &Verification) -> pb::VerifyApiKeyResponse {
     use pb::verify_api_key_response::Verdict;
     let verdict = match verification {
-        Verification::Valid(key) => {
-            let parts = key.parts();
-            Verdict::Valid(pb::VerifiedApiKey {
-                api_key_id: parts.id.to_string(),
-                organization_id: parts.organization_id.as_str().to_owned(),
-                permissions: permission_numbers(&parts.permissions),
-                key_type: key_type_number(parts.key_type),
-                expires_at: parts.expires_at.map(wire_timestamp),
-            })
-        }
+        Verification::Valid(key) => Verdict::Valid(pb::VerifiedApiKey {
+            api_key_id: key.id().to_string(),
+            organization_id: key.organization_id().as_str().to_owned(),
+            permissions: permission_numbers(key.permissions()),
+            key_type: key_type_number(key.key_type()),
+            expires_at: key.expires_at().map(wire_timestamp),
+        }),
         Verification::Rejected { reason, key_id } => Verdict::Rejected(pb::ApiKeyRejection {
             reason: wire_rejection(*reason) as i32,
             api_key_id: key_id.map(|id| id.to_string()).unwrap_or_default(),

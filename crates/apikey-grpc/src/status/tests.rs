@@ -58,7 +58,7 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     each!(ListError: ListError::PermissionDenied(missing()), ListError::InvalidFields(violations()));
     each!(RevokeError:
         RevokeError::PermissionDenied(missing()), RevokeError::InvalidFields(violations()), RevokeError::NotFound,
-        RevokeError::CallerRevoked, RevokeError::Contended);
+        RevokeError::CallerRevoked, RevokeError::Contended, RevokeError::NotConfirmed(StoreError::TimedOut));
     for error in store_errors() {
         let label = format!("StoreError::{}", name(&error));
         let kind = ErrorKind::from(&error);
@@ -70,11 +70,11 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     {
         let expected = code_of(ErrorKind::from(&issue));
         for failure in [
-            Failure::from(AuthenticationError::from(authenticate)),
+            Failure::from(AuthenticationError::Store(Arc::new(authenticate))),
             IssueError::from(issue).into(),
             ListError::from(list).into(),
             RevokeError::from(revoke).into(),
-            VerifyError::from(verify).into(),
+            VerifyError::from(Arc::new(verify)).into(),
         ] {
             assert_eq!(failure.code(), expected);
         }
