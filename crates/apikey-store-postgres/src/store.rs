@@ -100,12 +100,6 @@ impl PostgresStore {
         self.revocations.clone()
     }
 
-    /// Uses no connection any more that is open now: the next calls find out anew where the primary is. Calls that run are
-    /// not disturbed. Renewals keep their connection, since each of them proves by itself on which server it was made.
-    pub fn distrust_connections(&self) {
-        self.connections.distrust();
-    }
-
     /// Closes the pool's connections that are idle, and each other one when its call has ended. Later calls are
     /// [`StoreError::Unavailable`], but for those of [`PostgresStore::revocations`].
     pub fn close(&self) {
@@ -149,6 +143,12 @@ impl KeyStore for PostgresStore {
 
     async fn record_uses(&self, uses: &[Use]) -> Result<(), StoreError> {
         usage::record(&self.connections, &self.lock_timeout, uses).await
+    }
+
+    /// The next calls find out anew where the primary is. Renewals keep their connection, since each of them proves by itself on
+    /// which server it was made.
+    fn distrust_connections(&self) {
+        self.connections.distrust();
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -91,6 +91,10 @@ impl<S: KeyStore> KeyStore for Misbehaving<S> {
         self.store.record_uses(uses).await
     }
 
+    fn distrust_connections(&self) {
+        self.store.distrust_connections();
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.store.ping().await
     }
