@@ -56,7 +56,11 @@ impl<S: KeyStore> KeyStore for Misbehaving<S> {
         }
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         if self.wrong == Wrong::AnyOrganization {
             let owner = locked(&self.owners).get(&key_id).cloned();
             return self.store.find_by_id(owner.as_ref().unwrap_or(organization_id), key_id).await;
