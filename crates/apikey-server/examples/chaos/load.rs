@@ -42,7 +42,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// An ordinary mixture around that many verifications.
     pub(crate) const fn around(verify: u32) -> Self {
-        Self { verify, create: 16, revoke: 20, act: 6, list: 2, trespass: 2 }
+        Self { verify, create: 16, revoke: 20, act: 6, list: 2, trespass: 8 }
     }
 }
 

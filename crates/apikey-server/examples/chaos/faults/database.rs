@@ -22,8 +22,19 @@ fn failures(cluster: &Cluster) -> u64 {
     tally.map_or(0, |tally| tally.failed.values().sum::<u64>() + tally.unknown)
 }
 
-/// The database is killed, is away for a while, and is started again.
+/// So long there are commits whose log is in memory alone, unless they waited for it.
+const UNWRITTEN: Duration = Duration::from_secs(1);
+
+/// The database is killed, is away for a while, and is started again. What is counted begins with its death.
 pub(super) async fn kill(cluster: &Cluster, means: &Means) -> Result<Evidence> {
+    cluster.world.enter(Stage::Healthy);
+    cluster.server.stop_lazy_writer().await?;
+    sleep(UNWRITTEN).await;
+    cluster.world.enter(Stage::Fault);
+    outage(cluster, means).await
+}
+
+pub(super) async fn outage(cluster: &Cluster, means: &Means) -> Result<Evidence> {
     cluster.server.kill().await?;
     sleep(means.lasts).await;
     let evidence = Evidence::of("databases killed", 1).and("calls that failed", failures(cluster));
