@@ -16,6 +16,8 @@ mod telemetry;
 
 use std::process::ExitCode;
 
+pub use runtimes::Runtimes;
+
 /// Runs what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {

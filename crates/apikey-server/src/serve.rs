@@ -53,13 +53,14 @@ const ADMIN_CONNECTIONS: usize = 64;
 pub(crate) fn run(settings: ServerSettings) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtimes = Runtimes::start()?;
-    let outcome = runtimes.block_on(pick(settings, runtimes.store().clone(), metrics));
+    let outcome = runtimes.block_on(pick(settings, &runtimes, metrics));
     runtimes.stop();
     Ok(outcome?)
 }
 
 /// Opens the one store or the other, serves, and closes it.
-async fn pick(settings: ServerSettings, runtime: Handle, metrics: PrometheusHandle) -> anyhow::Result<()> {
+async fn pick(settings: ServerSettings, runtimes: &Runtimes, metrics: PrometheusHandle) -> anyhow::Result<()> {
+    let (runtime, workers) = (runtimes.store().clone(), runtimes.serving());
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
             let (store, is_new) = run_on(&runtime, async move {
@@ -68,14 +69,15 @@ async fn pick(settings: ServerSettings, runtime: Handle, metrics: PrometheusHand
                 Ok((store, is_new))
             })
             .await?;
-            let outcome = serve(Detached::new(store.clone(), runtime.clone()), is_new, &settings, metrics).await;
+            let outcome =
+                serve(Detached::new(store.clone(), runtime.clone()), workers, is_new, &settings, metrics).await;
             close(&runtime, store.close()).await;
             outcome
         }
         Backend::Postgres { url, migrate, options } => {
             let (store, is_new) =
                 run_on(&runtime, async move { stores::open_postgres(&url, migrate, options).await }).await?;
-            serve(Detached::new(store, runtime.clone()), is_new, &settings, metrics).await
+            serve(Detached::new(store, runtime.clone()), workers, is_new, &settings, metrics).await
         }
     }
 }
@@ -89,6 +91,7 @@ async fn close(runtime: &Handle, closing: impl Future<Output = ()> + Send + 'sta
 /// Serves from that store until the process is told to stop.
 async fn serve<S: KeyStore>(
     store: Detached<S>,
+    workers: Vec<Handle>,
     is_new: bool,
     settings: &ServerSettings,
     metrics: PrometheusHandle,
@@ -117,14 +120,16 @@ async fn serve<S: KeyStore>(
     let limits =
         ConnectionLimits { connections: settings.max_connections, drain: DRAIN, ..ConnectionLimits::default() };
     let serving = [
-        tokio::spawn(listener::serve_with(
+        tokio::spawn(listener::serve_on(
+            workers.clone(),
             listeners.public,
             tls.clone(),
             services.public,
             limits,
             stop_serving.requested(),
         )),
-        tokio::spawn(listener::serve_with(
+        tokio::spawn(listener::serve_on(
+            workers,
             listeners.verification,
             tls,
             services.verification,
