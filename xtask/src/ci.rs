@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{command, run};
-use crate::{codegen, conformance, examples, fuzz, layers, setup, tools, workspace};
+use crate::{chaos, codegen, conformance, examples, fuzz, layers, setup, tools, workspace};
 
 /// A step: its name, and what it does.
 type Step = (&'static str, fn() -> Result<()>);
@@ -30,6 +30,7 @@ const CI: &[Step] = &[
     ("docs", docs),
     ("examples", examples::run_all),
     ("conformance", || conformance::run_all(&[])),
+    ("chaos", chaos::briefly),
 ];
 
 /// What needs neither the container engine nor a long build.

@@ -19,6 +19,9 @@ use crate::{
 /// The packages of Go: each a module of its own, with the programs that it holds.
 const GO: [(&str, &[&str]); 2] = [("examples/go", &["./grpc", "./connect"]), ("examples/go-published", &["."])];
 
+/// Where the service listens on the pages of `docs/`.
+const PAGES_ENDPOINT: &str = "http://127.0.0.1:8080";
+
 /// Builds the service and all clients, checks that their generated code is that of `proto/`, and runs them.
 pub(crate) fn run_all() -> Result<()> {
     run(&mut command("cargo", ["build", "--quiet", "--package", "apikey-server", "--package", "apikey-examples"]))?;
@@ -36,7 +39,7 @@ pub(crate) fn run_all() -> Result<()> {
     rust(&caller, &service, &folder)?;
     go(&caller, &folder)?;
     typescript(&caller, &folder, page.port())?;
-    curl(&caller)
+    curl(&caller, &folder)
 }
 
 /// Who calls, and where: what each example reads from its environment.
@@ -136,16 +139,20 @@ fn same_code(package: &Path, generated: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The Connect protocol by hand, and by `buf curl` without any stub: by reflection.
-fn curl(caller: &Caller) -> Result<()> {
-    let listed = connect_call(caller, "ListApiKeys", r#"{"pagination":{"pageSize":1}}"#)?;
-    ensure!(listed.contains("totalCount"), "curl was answered by {listed}");
-    println!("curl works");
-    let mut buf = command(tools::buf(), ["curl", "--data", r#"{"name":"buf curl"}"#, "--header"]);
-    buf.arg(format!("x-api-key: {}", caller.key)).args(["--protocol", "grpc", "--http2-prior-knowledge"]);
-    let created = output(buf.arg(format!("{}/pidgr.v1.ApiKeyService/CreateApiKey", caller.endpoint)))?;
-    ensure!(text_field(&created, "rawKey")?.starts_with("pidgr_k_"), "buf curl got no key");
-    println!("buf curl works");
+/// The page about curl and `buf curl`, command by command, but for the address, and the id of a key to revoke.
+fn curl(caller: &Caller, folder: &Path) -> Result<()> {
+    let created = connect_call(caller, "CreateApiKey", r#"{"name":"for curl"}"#)?;
+    let page = fs::read_to_string(workspace::root().join("docs/clients/curl.md"))?;
+    let commands: String = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    ensure!(commands.contains(PAGES_ENDPOINT), "the page calls another address than {PAGES_ENDPOINT}");
+    let commands = commands.replace(PAGES_ENDPOINT, &caller.endpoint).replace('…', text_field(&created, "id")?);
+    let buf = tools::buf();
+    let tools = buf.parent().context("buf is in no folder")?.display();
+    let mut shell = command("sh", ["-eu", "-c", &format!("PATH={tools}:$PATH\n{commands}")]);
+    let answers = output(shell.current_dir(folder).env("APIKEYS_KEY", &caller.key))?;
+    ensure!(answers.matches("\"rawKey\"").count() == 2, "curl and buf curl were answered by {answers}");
+    ensure!(answers.contains("totalCount") && answers.contains("{}"), "curl was answered by {answers}");
+    println!("curl and buf curl work");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod chaos;
 mod ci;
 mod codegen;
 mod conformance;
@@ -76,6 +77,12 @@ enum Task {
         #[arg(long, default_value_t = 1_000_000)]
         keys: usize,
     },
+    /// Break a running system in many ways, and check what it promises; prints a table and writes `target/chaos.json`.
+    Chaos {
+        /// Arguments of the harness: names of faults, `--minutes N`, `--brief`, `--planted`, `--rate N`; see `--help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Compare the dependencies with RustSec's advisories (needs the network).
     Audit,
 }
@@ -103,6 +110,7 @@ fn run(task: Task) -> Result<()> {
         Task::Examples => examples::run_all(),
         Task::Fuzz { seconds } => fuzz::run_all(seconds),
         Task::Bench { subjects, keys } => bench(&subjects, keys),
+        Task::Chaos { arguments } => chaos::run_all(&arguments),
         Task::Audit => ci::audit(),
     }
 }

@@ -1,4 +1,4 @@
-//! Running other programs: always by a list of arguments, never through a shell.
+//! Running other programs: always by a list of arguments; through a shell only what pages tell readers to paste into theirs.
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, Output, Stdio};

@@ -29,7 +29,7 @@ pub enum AuthenticationError {
     },
     /// It cannot be told whether it is valid: the store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Arc<StoreError>),
     /// It cannot be told whether it is valid: the issuer's keys could not be had.
     #[error("the issuer's keys could not be had")]
     IssuerUnavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -41,7 +41,7 @@ impl AuthenticationError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Unauthenticated,
-            Self::Store(error) => ErrorKind::from(error),
+            Self::Store(error) => ErrorKind::from(&**error),
             Self::IssuerUnavailable(_) => ErrorKind::Unavailable,
         }
     }
@@ -91,7 +91,7 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
             Ok(Verification::Rejected { reason, .. }) => {
                 Err(AuthenticationError::Rejected { reason: rejection_text(reason) })
             }
-            Err(VerifyError::Store(error)) => Err(error.into()),
+            Err(VerifyError::Store(error)) => Err(AuthenticationError::Store(error)),
         }
     }
 }

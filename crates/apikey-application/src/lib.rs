@@ -1,5 +1,8 @@
 //! The use cases issue, list, revoke and verify, and the outbound ports that they need.
 //!
+//! It also holds the keys in memory from which verifications are answered, and the fence that makes sure that no revoked key is
+//! among them.
+//!
 //! This crate knows the rules of who may do what and in which order things happen. It knows no database, no protocol, no
 //! runtime and no clock: those are behind the ports in [`ports`], which adapters implement and the binary wires.
 //!
@@ -12,12 +15,16 @@
 #![deny(missing_docs)]
 
 mod authenticate;
+mod cache;
 mod caller;
 mod error;
 pub mod fence;
+mod flights;
 mod idempotency;
 mod issue;
 mod list;
+mod lookup;
+mod one_process;
 mod page_token;
 pub mod ports;
 mod revoke;
@@ -25,11 +32,13 @@ mod usage;
 mod verify;
 
 pub use authenticate::{AuthenticationError, Authenticator, Credential};
+pub use cache::{CacheLimits, CacheStatistics, CachedKey, KeyCache};
 pub use caller::{Caller, Policy};
 pub use error::{Checked, ErrorKind, FieldViolation};
 pub use idempotency::{Idempotency, IdempotencyKey, IdempotencyKeyError, RequestDigest};
 pub use issue::{IssueApiKey, IssueError, IssueRequest, IssuedApiKey};
 pub use list::{ListApiKeys, ListError, ListRequest, Listing};
+pub use one_process::{NobodyElse, OneProcess};
 pub use page_token::{InvalidPageToken, PageToken};
 pub use revoke::{RevokeApiKey, RevokeError};
 pub use usage::UsageLog;

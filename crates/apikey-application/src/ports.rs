@@ -9,15 +9,20 @@ use std::{error::Error, future::Future};
 
 use apikey_domain::{Principal, Timestamp};
 
-pub use revocations::{Renewal, Revocations};
+use crate::fence::Monotonic;
+
+pub use revocations::{Confirmations, Confirmed, Renewal, Revocations};
 pub use store::{
     Change, Commit, CommitError, KeyStore, Page, PageQuery, Position, Read, Seq, StoreError, StoredIdempotency, Use,
 };
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
-    /// The current instant.
+    /// The current instant, the same for all replicas that share a database.
     fn now(&self) -> Timestamp;
+
+    /// The current instant of this machine's monotonic clock, which goes on while the machine sleeps.
+    fn monotonic(&self) -> Monotonic;
 }
 
 /// The operating system's generator gave nothing.

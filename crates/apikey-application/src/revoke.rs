@@ -7,7 +7,7 @@ use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
 use crate::{
     Caller, ErrorKind, FieldViolation, Policy,
     error::Checked,
-    ports::{Change, Clock, Commit, CommitError, KeyStore, Seq, StoreError},
+    ports::{Change, Clock, Commit, CommitError, Confirmations, Confirmed, KeyStore, Seq, StoreError},
 };
 
 /// How often a change is made anew when somebody else changed the key in between. A revocation is final, so that the second
@@ -32,6 +32,9 @@ pub enum RevokeError {
     /// Others kept changing the key.
     #[error("the key was changed by others again and again")]
     Contended,
+    /// The revocation is committed, and it could not be told in time that every replica knows of it. Asking again waits again.
+    #[error("the revocation is committed, and not yet confirmed by every replica")]
+    NotConfirmed(#[source] StoreError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,32 +49,39 @@ impl RevokeError {
             Self::InvalidFields(_) => ErrorKind::InvalidArgument,
             Self::NotFound => ErrorKind::NotFound,
             Self::CallerRevoked => ErrorKind::Unauthenticated,
-            Self::Contended => ErrorKind::Unavailable,
+            Self::Contended | Self::NotConfirmed(_) => ErrorKind::Unavailable,
             Self::Store(error) => ErrorKind::from(error),
         }
     }
 }
 
 /// The use case: revokes a key of the caller's organization.
-pub struct RevokeApiKey<S, C> {
+pub struct RevokeApiKey<S, C, R> {
     store: Arc<S>,
+    confirmations: Arc<R>,
     clock: Arc<C>,
     policy: Policy,
 }
 
-impl<S: KeyStore, C: Clock> RevokeApiKey<S, C> {
+impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
     /// Revokes keys under that policy.
-    pub fn new(store: Arc<S>, clock: Arc<C>, policy: Policy) -> Self {
-        Self { store, clock, policy }
+    pub fn new(store: Arc<S>, confirmations: Arc<R>, clock: Arc<C>, policy: Policy) -> Self {
+        Self { store, confirmations, clock, policy }
     }
 
-    /// Revokes a key; a key that is already revoked keeps its `revoked_at`, and its revocation is committed to all the same.
-    /// `key_id` is what the transport read, or what is wrong with it: only a permitted caller learns which. Returns the
-    /// revocation's own place in the sequence.
+    /// Revokes a key, and returns once no replica accepts it any more. A key that is already revoked keeps its `revoked_at`;
+    /// its revocation is committed to and confirmed all the same, since the call that made it may still wait, or may have died.
+    /// `key_id` is what the transport read, or what is wrong with it: only a permitted caller learns which.
     ///
     /// # Errors
-    /// [`RevokeError`], in this order: the caller's permission, the fields, the key.
-    pub async fn revoke(&self, caller: &Caller, key_id: Checked<KeyId>) -> Result<Seq, RevokeError> {
+    /// [`RevokeError`], in this order: the caller's permission, the fields, the key, the confirmation.
+    pub async fn revoke(&self, caller: &Caller, key_id: Checked<KeyId>) -> Result<Confirmed, RevokeError> {
+        let seq = self.commit(caller, key_id).await?;
+        self.confirmations.confirm(seq).await.map_err(RevokeError::NotConfirmed)
+    }
+
+    /// Returns the revocation's own place in the sequence.
+    async fn commit(&self, caller: &Caller, key_id: Checked<KeyId>) -> Result<Seq, RevokeError> {
         let principal = &caller.principal;
         self.policy.authorize(principal)?;
         let key_id = key_id.map_err(RevokeError::InvalidFields)?;
@@ -80,12 +90,12 @@ impl<S: KeyStore, C: Clock> RevokeApiKey<S, C> {
         for _ in 0..ATTEMPTS {
             let mut key = self.store.find_by_id(organization_id, key_id).await?.ok_or(RevokeError::NotFound)?;
             let now = self.clock.now();
-            let (change, events) = match key.revoke(now) {
-                Some(event) => {
-                    let actor = principal.actor.clone();
-                    (Change::Revoke { key }, vec![AuditEvent { event, actor, origin: caller.origin.clone() }])
-                }
-                None => (Change::ConfirmRevoked { organization_id: organization_id.clone(), key_id }, Vec::new()),
+            let (change, events) = if let Some(event) = key.revoke(now) {
+                let actor = principal.actor.clone();
+                (Change::Revoke { key }, vec![AuditEvent { event, actor, origin: caller.origin.clone() }])
+            } else {
+                let (organization_id, digest) = (organization_id.clone(), *key.digest());
+                (Change::ConfirmRevoked { organization_id, key_id, digest }, Vec::new())
             };
             let commit = Commit { change, events, on_behalf_of: principal.actor.key_id(), now };
             match self.store.commit(commit).await {

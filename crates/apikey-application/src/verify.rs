@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use apikey_domain::{ApiKey, KeyFormat, KeyId, KeyTypes, PermissionSet, RejectionReason, Verdict};
+use apikey_domain::{KeyFormat, KeyId, KeyTypes, PermissionSet, RejectionReason, Verdict};
 
 use crate::{
-    ErrorKind, UsageLog,
+    CachedKey, ErrorKind, KeyCache, UsageLog,
+    lookup::Lookup,
     ports::{Clock, KeyStore, StoreError},
 };
 
@@ -17,16 +18,16 @@ pub struct VerificationRequest<'a> {
     pub required_permissions: PermissionSet,
     /// The types of key that are accepted.
     pub key_types: KeyTypes,
-    /// Whether freshness must be proved against the store for this very call. A verification that reads the store on each
-    /// call always does.
+    /// Whether freshness must be proved against the database for this very call, by a renewal of the lease that begins after it.
+    /// Where one process has the store to itself, its memory is always as fresh.
     pub strict: bool,
 }
 
 /// The answer to a verification.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Verification {
     /// The key is accepted; the use is noted.
-    Valid(Arc<ApiKey>),
+    Valid(Arc<CachedKey>),
     /// The key is refused.
     Rejected {
         /// Why.
@@ -39,9 +40,9 @@ pub enum Verification {
 /// Nothing can be said about the key.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The store failed; never answered as "the key is invalid".
+    /// The store failed, for all who waited for the same read; never answered as "the key is invalid".
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] Arc<StoreError>),
 }
 
 impl VerifyError {
@@ -49,42 +50,43 @@ impl VerifyError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Store(error) => ErrorKind::from(error),
+            Self::Store(error) => ErrorKind::from(&**error),
         }
     }
 }
 
 /// The use case: says whether a presented key is accepted.
 pub struct VerifyApiKey<S, C> {
-    store: Arc<S>,
+    keys: Lookup<S, C>,
     clock: Arc<C>,
     usage: Arc<UsageLog>,
     format: KeyFormat,
 }
 
 impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
-    /// Verification of keys of that format.
-    pub fn new(store: Arc<S>, clock: Arc<C>, usage: Arc<UsageLog>, format: KeyFormat) -> Self {
-        Self { store, clock, usage, format }
+    /// Verification of keys of that format, out of that cache where the fence allows it.
+    pub fn new(store: Arc<S>, cache: Arc<KeyCache>, clock: Arc<C>, usage: Arc<UsageLog>, format: KeyFormat) -> Self {
+        Self { keys: Lookup::new(store, Arc::clone(&clock), cache), clock, usage, format }
     }
 
-    /// Says whether the key is accepted. Garbage ends at the parser, before any I/O.
+    /// Says whether the key is accepted. Garbage ends at the parser, before any I/O. To be called once the request has been read,
+    /// and not earlier: from here on it counts as arrived.
     ///
     /// # Errors
     /// [`VerifyError`] where it cannot be told.
     pub async fn verify(&self, request: VerificationRequest<'_>) -> Result<Verification, VerifyError> {
-        let VerificationRequest { raw_key, required_permissions, key_types, strict: _ } = request;
+        let VerificationRequest { raw_key, required_permissions, key_types, strict } = request;
         let Ok(presented) = self.format.parse(raw_key) else {
             return Ok(Verification::Rejected { reason: RejectionReason::Malformed, key_id: None });
         };
-        let Some(key) = self.store.find_by_digest(&presented.digest()).await?.value else {
+        let Some(key) = self.keys.find(&presented.digest(), strict).await? else {
             return Ok(Verification::Rejected { reason: RejectionReason::Unknown, key_id: None });
         };
         let now = self.clock.now();
-        match key.verdict(now, key_types, &required_permissions) {
+        match key.standing().verdict(now, key_types, &required_permissions) {
             Verdict::Valid => {
-                self.usage.note(key.id(), now);
-                Ok(Verification::Valid(Arc::new(key)))
+                self.usage.note(&key, now);
+                Ok(Verification::Valid(key))
             }
             Verdict::Rejected(reason) => Ok(Verification::Rejected { reason, key_id: Some(key.id()) }),
         }

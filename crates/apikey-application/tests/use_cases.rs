@@ -8,6 +8,8 @@ mod house;
 mod issue;
 #[path = "use_cases/list.rs"]
 mod list;
+#[path = "use_cases/memory.rs"]
+mod memory;
 #[path = "use_cases/revoke.rs"]
 mod revoke;
 #[path = "use_cases/usage.rs"]

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     KeyDigest, KeyEvent, KeyEventKind, KeyName, KeyPrefix, KeyType, KeyTypes, OrganizationId, PermissionSet, RawKey,
-    RejectionReason, Timestamp, Verdict,
+    Standing, Timestamp, Verdict,
 };
 
 /// A key's identifier: a UUID of version 7 (RFC 9562), so that keys made one after the other lie near each other in an
@@ -183,34 +183,23 @@ impl ApiKey {
         Some(self.event(KeyEventKind::Revoked, at))
     }
 
-    /// Whether the key is accepted at `now` by somebody who accepts `key_types` and requires `required`.
-    ///
-    /// Where several reasons to refuse it apply, the first of revoked, expired, key type, permission is given.
+    /// What of the key a verification depends on.
+    #[must_use]
+    pub const fn standing(&self) -> Standing<'_> {
+        let ApiKeyParts { key_type, permissions, expires_at, revoked_at, .. } = &self.parts;
+        Standing { key_type: *key_type, permissions, expires_at: *expires_at, revoked_at: *revoked_at }
+    }
+
+    /// [`Standing::verdict`] of this key.
     #[must_use]
     pub fn verdict(&self, now: Timestamp, key_types: KeyTypes, required: &PermissionSet) -> Verdict {
-        let parts = &self.parts;
-        if parts.revoked_at.is_some() {
-            Verdict::Rejected(RejectionReason::Revoked)
-        } else if self.is_expired(now) {
-            Verdict::Rejected(RejectionReason::Expired)
-        } else if !key_types.contains(parts.key_type) {
-            Verdict::Rejected(RejectionReason::KeyTypeNotAccepted)
-        } else if parts.permissions.require(required).is_err() {
-            Verdict::Rejected(RejectionReason::PermissionMissing)
-        } else {
-            Verdict::Valid
-        }
+        self.standing().verdict(now, key_types, required)
     }
 
-    /// Whether the key can authorize anything at `now`: it is neither revoked nor expired.
+    /// [`Standing::stands`] of this key.
     #[must_use]
     pub fn stands(&self, now: Timestamp) -> bool {
-        self.parts.revoked_at.is_none() && !self.is_expired(now)
-    }
-
-    /// The one definition of the boundary instant: at `expires_at` itself the key is expired.
-    fn is_expired(&self, now: Timestamp) -> bool {
-        self.parts.expires_at.is_some_and(|expires_at| now >= expires_at)
+        self.standing().stands(now)
     }
 
     fn event(&self, kind: KeyEventKind, at: Timestamp) -> KeyEvent {

@@ -172,6 +172,22 @@ mod tests {
         }
     }
 
+    /// By Unicode's own tables, as the crate `regex-syntax` has them: every character there is, alone beside a visible one.
+    #[test]
+    fn what_is_forbidden_is_what_the_properties_say() {
+        use regex_syntax::hir::{Class, HirKind};
+
+        let properties = r"[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}\p{Default_Ignorable_Code_Point}]";
+        let forbidden = regex_syntax::parse(properties).unwrap();
+        let HirKind::Class(Class::Unicode(class)) = forbidden.kind() else { panic!("{forbidden:?}") };
+        let mut expected: Vec<char> = class.iter().flat_map(|range| range.start()..=range.end()).collect();
+        expected.retain(|character| !['\u{200C}', '\u{200D}', '\u{FE0E}', '\u{FE0F}'].contains(character));
+        let refused: Vec<char> =
+            ('\0'..=char::MAX).filter(|character| KeyName::parse(&format!("a{character}")).is_err()).collect();
+        assert_eq!(refused.len(), expected.len());
+        assert_eq!(refused, expected);
+    }
+
     #[test]
     fn the_length_is_counted_in_scalar_values() {
         assert!(KeyName::parse(&"x".repeat(200)).is_ok());

@@ -91,4 +91,4 @@ pub use organization::{OrganizationId, OrganizationIdError};
 pub use permission::{MissingPermissions, Permission, PermissionCatalogue, PermissionError, PermissionSet};
 pub use principal::Principal;
 pub use timestamp::{Timestamp, TimestampOutOfRange};
-pub use verdict::{RejectionReason, Verdict};
+pub use verdict::{RejectionReason, Standing, Verdict};

@@ -62,7 +62,7 @@ impl fmt::Display for Permission {
 }
 
 /// A set of permissions; duplicates collapse.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PermissionSet(BTreeSet<Permission>);
 
 impl PermissionSet {

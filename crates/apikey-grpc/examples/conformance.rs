@@ -42,7 +42,7 @@ mod pb {
 const DESCRIPTORS: &[u8] = include_bytes!(env!("APIKEYS_CONFORMANCE_DESCRIPTORS"));
 const SERVICE: &str = "connectrpc.conformance.v1.ConformanceService";
 
-/// As in the product.
+/// As in the product, unless the suite asks for another limit.
 const MAX_MESSAGE_SIZE: usize = 64 * 1024;
 
 struct Fixed;
@@ -64,17 +64,21 @@ async fn main() -> Result<()> {
         _ if request.use_tls => bail!("TLS is asked for, and there is no certificate"),
         _ => (None, Vec::new()),
     };
+    let max_message_size = match usize::try_from(request.message_receive_limit)? {
+        0 => MAX_MESSAGE_SIZE,
+        limit => limit,
+    };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let SocketAddr::V4(address) = listener.local_addr()? else { bail!("the address is not the one asked for") };
 
     let request_ids = RequestIds::new(&Fixed)?;
-    let routes = adapters::Marked::new(Routes::new(service::server(MAX_MESSAGE_SIZE)).prepare());
+    let routes = adapters::Marked::new(Routes::new(service::server(max_message_size)).prepare());
     let calls = surrounded(routes, &[DESCRIPTORS], &[SERVICE], request_ids.clone(), CallLimits::default())?;
     let limits = CallLimits::default();
     let options = WebOptions {
         descriptor_sets: &[DESCRIPTORS],
         services: &[SERVICE],
-        max_message_size: MAX_MESSAGE_SIZE,
+        max_message_size,
         patience: limits.revoke_deadline + limits.deadline,
     };
     let web = Web::new(adapters::Stripped::new(calls), request_ids, options)?;

@@ -75,6 +75,10 @@ pub(crate) fn list_request(request: pb::ListApiKeysRequest) -> Result<ListReques
     let pb::Pagination { page_size, page_token } = pagination.unwrap_or_default();
     let mut violations = Violations::default();
     let key_type = violations.check("key_type", optional_key_type(key_type));
+    if key_type.is_none() && page_size < 0 {
+        // The use case, which judges it otherwise, is not given a request whose filter cannot be read.
+        violations.add("pagination.page_size", &"must not be negative");
+    }
     violations.finish(key_type.map(|key_type| ListRequest { key_type, page_size, page_token }))
 }
 
@@ -243,16 +247,13 @@ pub(crate) fn list_response(listing: &Listing) -> pb::ListApiKeysResponse {
 pub(crate) fn verify_response(verification: &Verification) -> pb::VerifyApiKeyResponse {
     use pb::verify_api_key_response::Verdict;
     let verdict = match verification {
-        Verification::Valid(key) => {
-            let parts = key.parts();
-            Verdict::Valid(pb::VerifiedApiKey {
-                api_key_id: parts.id.to_string(),
-                organization_id: parts.organization_id.as_str().to_owned(),
-                permissions: permission_numbers(&parts.permissions),
-                key_type: key_type_number(parts.key_type),
-                expires_at: parts.expires_at.map(wire_timestamp),
-            })
-        }
+        Verification::Valid(key) => Verdict::Valid(pb::VerifiedApiKey {
+            api_key_id: key.id().to_string(),
+            organization_id: key.organization_id().as_str().to_owned(),
+            permissions: permission_numbers(key.permissions()),
+            key_type: key_type_number(key.key_type()),
+            expires_at: key.expires_at().map(wire_timestamp),
+        }),
         Verification::Rejected { reason, key_id } => Verdict::Rejected(pb::ApiKeyRejection {
             reason: wire_rejection(*reason) as i32,
             api_key_id: key_id.map(|id| id.to_string()).unwrap_or_default(),

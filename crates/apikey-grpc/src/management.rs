@@ -2,14 +2,14 @@
 
 use apikey_application::{
     Authenticator, Caller, IssueApiKey, ListApiKeys, RevokeApiKey,
-    ports::{Clock, Entropy, KeyStore, TokenAuthenticator},
+    ports::{Clock, Confirmations, Confirmed, Entropy, KeyStore, TokenAuthenticator},
 };
 use apikey_proto::pidgr::v1::{
     self as pb,
     api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
 };
 use http::Extensions;
-use tonic::{Request, Response, Status, codec::CompressionEncoding};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, metadata::AsciiMetadataValue};
 
 use crate::{
     call::MAX_MESSAGE_SIZE,
@@ -20,8 +20,11 @@ use crate::{
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The header that says how it was made certain that a revoked key is dead everywhere.
+const REVOCATION_CONFIRMED: &str = "apikeys-revocation-confirmed";
+
 /// What the public listener needs: who calls, and the use cases.
-pub struct Management<S, C, E, T> {
+pub struct Management<S, C, E, T, R> {
     /// Tells who calls.
     pub authenticator: Authenticator<S, C, T>,
     /// Issues keys.
@@ -29,19 +32,20 @@ pub struct Management<S, C, E, T> {
     /// Lists keys.
     pub list: ListApiKeys<S>,
     /// Revokes keys.
-    pub revoke: RevokeApiKey<S, C>,
+    pub revoke: RevokeApiKey<S, C, R>,
 }
 
-pub(crate) struct UseCases<S, C, E> {
+pub(crate) struct UseCases<S, C, E, R> {
     issue: IssueApiKey<S, C, E>,
     list: ListApiKeys<S>,
-    revoke: RevokeApiKey<S, C>,
+    revoke: RevokeApiKey<S, C, R>,
 }
 
-pub(crate) type GuardedManagement<S, C, E, T> = Guarded<ApiKeyServiceServer<UseCases<S, C, E>>, CallerGuard<S, C, T>>;
+pub(crate) type GuardedManagement<S, C, E, T, R> =
+    Guarded<ApiKeyServiceServer<UseCases<S, C, E, R>>, CallerGuard<S, C, T>>;
 
-impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator> Management<S, C, E, T> {
-    pub(crate) fn into_service(self) -> GuardedManagement<S, C, E, T> {
+impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator, R: Confirmations> Management<S, C, E, T, R> {
+    pub(crate) fn into_service(self) -> GuardedManagement<S, C, E, T, R> {
         let Self { authenticator, issue, list, revoke } = self;
         let server = ApiKeyServiceServer::new(UseCases { issue, list, revoke })
             .max_decoding_message_size(MAX_MESSAGE_SIZE)
@@ -52,7 +56,7 @@ impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator> Management<S, C, 
 }
 
 #[tonic::async_trait]
-impl<S: KeyStore, C: Clock, E: Entropy> ApiKeyService for UseCases<S, C, E> {
+impl<S: KeyStore, C: Clock, E: Entropy, R: Confirmations> ApiKeyService for UseCases<S, C, E, R> {
     async fn create_api_key(
         &self,
         request: Request<pb::CreateApiKeyRequest>,
@@ -82,8 +86,21 @@ impl<S: KeyStore, C: Clock, E: Entropy> ApiKeyService for UseCases<S, C, E> {
     ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let revoked = async { Ok(self.revoke.revoke(caller(&extensions)?, convert::revoke_request(&message)).await?) };
-        answer(revoked.await, &extensions, |_seq| pb::RevokeApiKeyResponse {})
+        let revoked = revoked.await;
+        let confirmed = revoked.as_ref().ok().copied();
+        let mut answer = answer(revoked, &extensions, |_| pb::RevokeApiKeyResponse {})?;
+        if let Some(value) = confirmed.and_then(confirmed_header) {
+            answer.metadata_mut().insert(REVOCATION_CONFIRMED, value);
+        }
+        Ok(answer)
     }
+}
+
+/// By how many replicas themselves, and for how many by the end of their leases.
+fn confirmed_header(confirmed: Confirmed) -> Option<AsciiMetadataValue> {
+    let Confirmed { acknowledged, waited_out } = confirmed;
+    // Always ASCII.
+    format!("acknowledged={acknowledged}, waited-out={waited_out}").parse().ok()
 }
 
 /// The caller that the guard admitted. That there is none is a defect, and no reason to go on.

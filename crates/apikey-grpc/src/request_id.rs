@@ -10,6 +10,7 @@ use std::{
 };
 
 use apikey_application::ports::{Entropy, EntropyError};
+use apikey_domain::{KeyType, pidgr::KEY_FORMAT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that carries the id, in both directions.
@@ -44,7 +45,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Gives each request its id: the caller's own, where it sent a well-formed one, otherwise a new one.
+/// Gives each request its id: the caller's own, where it sent a well-formed one, otherwise a new one. What could be a key is not
+/// taken over: ids are logged, stored and told.
 ///
 /// New ids are a random number of this process (64 bits) and a counter. They identify and need not be unguessable, so that a
 /// request draws no entropy.
@@ -73,7 +75,7 @@ impl RequestIds {
     pub(crate) fn identify(&self, headers: &HeaderMap) -> RequestId {
         let mut sent = headers.get_all(X_REQUEST_ID).iter();
         match (sent.next(), sent.next()) {
-            (Some(id), None) if is_well_formed(id) => RequestId(id.clone()),
+            (Some(id), None) if is_well_formed(id) && !holds_a_key(id) => RequestId(id.clone()),
             _ => self.make(),
         }
     }
@@ -89,6 +91,11 @@ impl RequestIds {
 
 fn is_well_formed(id: &HeaderValue) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+fn holds_a_key(id: &HeaderValue) -> bool {
+    let id = id.to_str().unwrap_or_default();
+    KeyType::ALL.into_iter().any(|key_type| id.contains(KEY_FORMAT.brand(key_type)))
 }
 
 #[cfg(test)]
@@ -116,9 +123,14 @@ mod tests {
             assert_eq!(ids.identify(&headers(&[legal])).as_str(), legal);
         }
         let mut made = Vec::new();
-        for illegal in [&[][..], &[""], &["a b"], &["é"], &["a", "a"], &["x".repeat(129).as_str()]] {
+        let key = "pidgr_k_Ab3dE6gH0123456789ABCDEFGHIJKLMNOPQRSTUV3z4Fwk";
+        let holds_a_key = [key, "key=pidgr_k_Ab3dE6gH", "pidgr_scim_x"];
+        for illegal in [&[][..], &[""], &["a b"], &["é"], &["a", "a"], &["x".repeat(129).as_str()]]
+            .into_iter()
+            .chain(holds_a_key.each_ref().map(std::slice::from_ref))
+        {
             made.push(ids.identify(&headers(illegal)).to_string());
         }
-        assert_eq!(made, (1..=6).map(|number| format!("a5a5a5a5a5a5a5a5-{number:x}")).collect::<Vec<_>>());
+        assert_eq!(made, (1..=9).map(|number| format!("a5a5a5a5a5a5a5a5-{number:x}")).collect::<Vec<_>>());
     }
 }

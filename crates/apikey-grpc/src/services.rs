@@ -10,7 +10,7 @@ use std::{
 
 use apikey_application::{
     VerifyApiKey,
-    ports::{Clock, Entropy, KeyStore, TokenAuthenticator},
+    ports::{Clock, Confirmations, Entropy, KeyStore, TokenAuthenticator},
 };
 use apikey_proto::{
     FILE_DESCRIPTOR_SET,
@@ -80,8 +80,8 @@ impl PublicService {
     ///
     /// # Errors
     /// [`InvalidDescriptors`]: a defect of the build.
-    pub async fn new<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator>(
-        management: Management<S, C, E, T>,
+    pub async fn new<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator, R: Confirmations>(
+        management: Management<S, C, E, T, R>,
         request_ids: RequestIds,
         limits: CallLimits,
     ) -> Result<(Self, Serving), InvalidDescriptors> {

@@ -2,7 +2,7 @@
 //!
 //! A failure carries its cause for the log; the caller sees the message and the details, which never hold one.
 
-use std::{collections::HashMap, error::Error, fmt::Write as _, time::Duration};
+use std::{collections::HashMap, error::Error, fmt::Write as _, sync::Arc, time::Duration};
 
 use apikey_application::{
     AuthenticationError, ErrorKind, FieldViolation, IssueError, ListError, RevokeError, VerifyError, ports::StoreError,
@@ -251,8 +251,15 @@ pub(crate) fn complete(headers: &mut HeaderMap, request_id: &RequestId) -> Code 
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let kind = ErrorKind::from(&error);
-        let failure = match &error {
+        Self::of_store(Arc::new(error))
+    }
+}
+
+impl Failure {
+    /// A failure of the store, which others may share.
+    fn of_store(error: Arc<StoreError>) -> Self {
+        let kind = ErrorKind::from(&*error);
+        let failure = match &*error {
             StoreError::Unavailable(_) => {
                 Self::of(kind, "STORE_UNAVAILABLE", "the store cannot be reached").retryable()
             }
@@ -271,7 +278,7 @@ impl From<AuthenticationError> for Failure {
     fn from(error: AuthenticationError) -> Self {
         match error {
             AuthenticationError::Rejected { reason } => Self::unauthenticated(reason),
-            AuthenticationError::Store(error) => error.into(),
+            AuthenticationError::Store(error) => Self::of_store(error),
             AuthenticationError::IssuerUnavailable(_) => {
                 let message = "the credential's issuer cannot be reached";
                 Self::of(error.kind(), "ISSUER_UNAVAILABLE", message).retryable().caused_by(error)
@@ -316,6 +323,10 @@ impl From<RevokeError> for Failure {
             RevokeError::Contended => Self::of(error.kind(), "CONTENDED", "the key was changed by others meanwhile")
                 .retryable()
                 .caused_by(error),
+            RevokeError::NotConfirmed(_) => {
+                let message = "the key is revoked, but it is not certain yet that every replica knows; try again";
+                Self::of(error.kind(), "REVOCATION_NOT_CONFIRMED", message).retryable().caused_by(error)
+            }
             RevokeError::Store(error) => error.into(),
         }
     }
@@ -324,7 +335,7 @@ impl From<RevokeError> for Failure {
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::Store(error) => error.into(),
+            VerifyError::Store(error) => Self::of_store(error),
         }
     }
 }

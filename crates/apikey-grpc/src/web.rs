@@ -81,6 +81,8 @@ pub struct Web<S> {
 struct Shared {
     request_ids: RequestIds,
     served: Arc<Served>,
+    /// How much of a body that nobody wants is read all the same.
+    drained: usize,
 }
 
 impl<S: Clone> Clone for Web<S> {
@@ -148,7 +150,8 @@ where
         let connect = Connect::new(grpc.clone(), Arc::clone(&served), max_message_size, patience);
         let grpc = Single::new(grpc, Arc::clone(&served));
         let grpc_web = GrpcWebLayer::new().layer(grpc.clone());
-        Ok(Self { grpc, grpc_web, connect, origins: Arc::default(), shared: Arc::new(Shared { request_ids, served }) })
+        let shared = Shared { request_ids, served, drained: drain::most_of(max_message_size) };
+        Ok(Self { grpc, grpc_web, connect, origins: Arc::default(), shared: Arc::new(shared) })
     }
 
     /// The same for the pages of those origins.
@@ -277,10 +280,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let drains = request.version() < Version::HTTP_2;
+        let drained = (request.version() < Version::HTTP_2).then_some(self.shared.drained);
         let request = request.map(|body| {
             let body = Body::new(body);
-            if drains { Body::new(Drained::new(body)) } else { body }
+            match drained {
+                Some(most) => Body::new(Drained::new(body, most)),
+                None => body,
+            }
         });
         let answer = self.clone().answer(request);
         Box::pin(async move { Ok(answer.await) })

@@ -8,6 +8,7 @@ use apikey_domain::{KeyName, OrganizationId, PermissionSet};
 use clap::ArgMatches;
 
 use crate::{
+    Decorate,
     bootstrap::{self, Bootstrap},
     cli, client,
     config::{self, Backend, Effective, LogSettings, Scope, ServerSettings},
@@ -20,14 +21,14 @@ use crate::{
 ///
 /// # Errors
 /// [`Failure`], to be reported.
-pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+pub(crate) fn run(matches: &ArgMatches, decorate: &impl Decorate) -> Result<ExitCode, Failure> {
     let Some((name, matches)) = matches.subcommand() else {
         return Err(Failure::Usage("there is no command".to_owned()));
     };
     match name {
         "serve" => {
             let settings = start_server_command(matches)?;
-            serve::run(settings)?;
+            serve::run(settings, decorate)?;
             Ok(ExitCode::SUCCESS)
         }
         "migrate" => migrate(&start_server_command(matches)?),

@@ -16,11 +16,41 @@ mod telemetry;
 
 use std::process::ExitCode;
 
+use apikey_application::ports::{KeyStore, Revocations};
+
 pub use runtimes::Runtimes;
+
+/// Puts something between the service and its database. What is shipped puts nothing there.
+pub trait Decorate: Send + Sync + 'static {
+    /// What the service uses in the store's place.
+    fn store<S: KeyStore>(&self, store: S) -> impl KeyStore;
+
+    /// What the service uses in the place of the revocation log that replicas share.
+    fn revocations<R: Revocations>(&self, revocations: R) -> impl Revocations;
+}
 
 /// Runs what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_with(&Plain)
+}
+
+/// Runs what the command line asks for; `serve` works through the decorated ports.
+#[must_use]
+pub fn main_with(decorate: &impl Decorate) -> ExitCode {
     let matches = cli::command().get_matches();
-    commands::run(&matches).unwrap_or_else(|failure| failure.report())
+    commands::run(&matches, decorate).unwrap_or_else(|failure| failure.report())
+}
+
+/// The ports as they are.
+struct Plain;
+
+impl Decorate for Plain {
+    fn store<S: KeyStore>(&self, store: S) -> impl KeyStore {
+        store
+    }
+
+    fn revocations<R: Revocations>(&self, revocations: R) -> impl Revocations {
+        revocations
+    }
 }

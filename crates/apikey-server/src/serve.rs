@@ -2,14 +2,19 @@
 
 mod admin;
 mod detached;
+mod replica;
 mod shutdown;
 mod usage;
+mod vitals;
 
 use std::{convert::Infallible, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use apikey_application::{
-    Authenticator, IssueApiKey, ListApiKeys, Policy, RevokeApiKey, UsageLog, VerifyApiKey, ports::KeyStore,
+    Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, OneProcess, Policy, RevokeApiKey,
+    UsageLog, VerifyApiKey,
+    fence::Lease,
+    ports::{Clock, Confirmations, Entropy as _, KeyStore},
 };
 use apikey_domain::pidgr;
 use apikey_grpc::{
@@ -20,20 +25,23 @@ use apikey_identity::JwtAuthenticator;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle, time::timeout};
 use tower::service_fn;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    bootstrap,
+    Decorate, bootstrap,
     config::{Backend, ServerSettings, TlsFiles},
     failure::Failure,
     runtimes::{Runtimes, run_on},
     stores,
-    system::{SystemClock, SystemEntropy},
+    system::{DatabaseClock, SystemClock, SystemEntropy},
     telemetry,
 };
 use admin::Admin;
 use detached::Detached;
+use replica::Replica;
 use shutdown::{Shutdown, StopSignals};
+use vitals::Vitals;
 
 /// How long requests in flight may take to finish. With the limits below it stays within the 10 s that a stop may take.
 const DRAIN: Duration = Duration::from_millis(6_500);
@@ -43,6 +51,12 @@ const LAST_FLUSH: Duration = Duration::from_millis(1_500);
 const LAST_CALLS: Duration = Duration::from_millis(500);
 /// How long the store may take to close.
 const CLOSE: Duration = Duration::from_millis(500);
+/// How long a call may take; where it revokes, its confirmation may take longer.
+const CALL: Duration = Duration::from_secs(5);
+/// How much longer than the lease a confirmation may take, as [`Confirmation`](apikey_application::fence::Confirmation) says.
+const CONFIRMATION_GRACE: Duration = Duration::from_secs(1);
+/// How many reads SQLite carries out at once for keys that are not in memory: its connections stay free for others.
+const SQLITE_READS: usize = 2;
 /// Connections to the admin listener: enough for scrapers and probes.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -50,16 +64,21 @@ const ADMIN_CONNECTIONS: usize = 64;
 ///
 /// # Errors
 /// The store cannot be opened, or a listener cannot be bound.
-pub(crate) fn run(settings: ServerSettings) -> Result<(), Failure> {
+pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtimes = Runtimes::start()?;
-    let outcome = runtimes.block_on(pick(settings, &runtimes, metrics));
+    let outcome = runtimes.block_on(pick(settings, decorate, &runtimes, metrics));
     runtimes.stop();
     Ok(outcome?)
 }
 
 /// Opens the one store or the other, serves, and closes it.
-async fn pick(settings: ServerSettings, runtimes: &Runtimes, metrics: PrometheusHandle) -> anyhow::Result<()> {
+async fn pick(
+    settings: ServerSettings,
+    decorate: &impl Decorate,
+    runtimes: &Runtimes,
+    metrics: PrometheusHandle,
+) -> anyhow::Result<()> {
     let (runtime, workers) = (runtimes.store().clone(), runtimes.serving());
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
@@ -69,17 +88,75 @@ async fn pick(settings: ServerSettings, runtimes: &Runtimes, metrics: Prometheus
                 Ok((store, is_new))
             })
             .await?;
-            let outcome =
-                serve(Detached::new(store.clone(), runtime.clone()), workers, is_new, &settings, metrics).await;
+            let limits = CacheLimits { bytes: settings.cache_bytes, reads: SQLITE_READS };
+            let cache = Arc::new(KeyCache::of_one_process(limits));
+            // The commit and what follows from it in memory are one call, which nobody drops half-way.
+            let sole = OneProcess::new(decorate.store(store.clone()), Arc::clone(&cache));
+            let backing = Backing {
+                store: Arc::new(Detached::new(sole, runtime.clone())),
+                vitals: Vitals::of_one_process(Arc::clone(&cache)),
+                cache,
+                clock: Arc::new(SystemClock),
+                confirmations: Arc::new(NobodyElse),
+                revoke_deadline: CALL,
+                replica: None,
+            };
+            let outcome = serve(backing, workers, is_new, &settings, metrics).await;
             close(&runtime, store.close()).await;
             outcome
         }
         Backend::Postgres { url, migrate, options } => {
             let (store, is_new) =
                 run_on(&runtime, async move { stores::open_postgres(&url, migrate, options).await }).await?;
-            serve(Detached::new(store, runtime.clone()), workers, is_new, &settings, metrics).await
+            let limits = CacheLimits { bytes: settings.cache_bytes, reads: options.max_connections / 2 };
+            let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
+            let clock = Arc::new(DatabaseClock::new());
+            let revocations = decorate.revocations(store.revocations());
+            let store = Arc::new(Detached::new(decorate.store(store), runtime.clone()));
+            let replica = Replica::start(replica::Parts {
+                lease: settings.lease,
+                process: random_id()?,
+                revocations,
+                store: Arc::clone(&store),
+                cache: Arc::clone(&cache),
+                clock: Arc::clone(&clock),
+            })
+            .context("no thread for the lease")?;
+            replica.wait_for_first_lease().await;
+            let backing = Backing {
+                store,
+                vitals: Vitals::of_replica(Arc::clone(&cache), Arc::clone(&clock)),
+                cache,
+                clock,
+                confirmations: replica.confirmer(),
+                revoke_deadline: revoke_deadline(settings.lease),
+                replica: Some(replica),
+            };
+            serve(backing, workers, is_new, &settings, metrics).await
         }
     }
+}
+
+/// What the use cases work with.
+struct Backing<S, C, R> {
+    store: Arc<Detached<S>>,
+    cache: Arc<KeyCache>,
+    clock: Arc<C>,
+    confirmations: Arc<R>,
+    vitals: Vitals,
+    revoke_deadline: Duration,
+    /// This process among others, where there can be others.
+    replica: Option<Replica>,
+}
+
+fn revoke_deadline(lease: Lease) -> Duration {
+    CALL + lease.waited_out() + CONFIRMATION_GRACE
+}
+
+fn random_id() -> anyhow::Result<Uuid> {
+    let mut bytes = [0; 16];
+    SystemEntropy.fill(&mut bytes)?;
+    Ok(Uuid::from_bytes(bytes))
 }
 
 async fn close(runtime: &Handle, closing: impl Future<Output = ()> + Send + 'static) {
@@ -89,20 +166,20 @@ async fn close(runtime: &Handle, closing: impl Future<Output = ()> + Send + 'sta
 }
 
 /// Serves from that store until the process is told to stop.
-async fn serve<S: KeyStore>(
-    store: Detached<S>,
+async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
+    backing: Backing<S, C, R>,
     workers: Vec<Handle>,
     is_new: bool,
     settings: &ServerSettings,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<()> {
-    let store = Arc::new(store);
     let mut stop_signals = StopSignals::catch().context("signals cannot be caught")?;
     let tls = settings.tls.as_ref().map(tls_identity).transpose()?;
     let listeners = Listeners::bind(settings).await?;
     let usage = Arc::new(UsageLog::new());
-    let services = Services::wire(&store, &usage, settings).await?;
-    let admin = Arc::new(Admin::new(Arc::clone(&store), metrics.clone()));
+    let services = Services::wire(&backing, &usage, settings).await?;
+    let Backing { store, vitals, replica, .. } = backing;
+    let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, metrics.clone()));
 
     let (stop_serving, stop_admin) = (Shutdown::new(), Shutdown::new());
     let health = [services.public_health.clone(), services.verification_health.clone()];
@@ -155,12 +232,22 @@ async fn serve<S: KeyStore>(
     admin.stop_serving();
     set_health(&health, false).await;
     stop_serving.request();
+    if let Some(replica) = &replica {
+        replica.stop_watching();
+    }
     for task in serving {
         finished(task).await;
     }
-    finished(flushing).await;
-    if timeout(LAST_FLUSH, usage::flush_finally(&usage, &*store)).await.is_err() {
+    let last_uses = async {
+        // A flush that has begun may wait for a database that stands still.
+        finished(flushing).await;
+        usage::flush_finally(&usage, &*store).await;
+    };
+    if timeout(LAST_FLUSH, last_uses).await.is_err() {
         tracing::warn!("the last uses could not be recorded in time");
+    }
+    if let Some(replica) = replica {
+        replica.leave().await;
     }
     if timeout(LAST_CALLS, store.idle()).await.is_err() {
         tracing::warn!("calls to the store did not end in time");
@@ -237,15 +324,20 @@ struct Services {
 }
 
 impl Services {
-    async fn wire<S: KeyStore>(
-        store: &Arc<S>,
+    async fn wire<S: KeyStore, C: Clock, R: Confirmations>(
+        backing: &Backing<S, C, R>,
         usage: &Arc<UsageLog>,
         settings: &ServerSettings,
     ) -> anyhow::Result<Self> {
-        let policy = Policy::pidgr();
-        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let verify =
-            Arc::new(VerifyApiKey::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(usage), policy.format));
+        let Backing { store, cache, clock, confirmations, revoke_deadline, .. } = backing;
+        let (policy, entropy) = (Policy::pidgr(), Arc::new(SystemEntropy));
+        let verify = Arc::new(VerifyApiKey::new(
+            Arc::clone(store),
+            Arc::clone(cache),
+            Arc::clone(clock),
+            Arc::clone(usage),
+            policy.format,
+        ));
         let tokens = match &settings.jwt {
             Some(jwt) => {
                 let tokens = JwtAuthenticator::start(jwt, pidgr::CATALOGUE, SystemClock).await;
@@ -255,11 +347,15 @@ impl Services {
         };
         let management = Management {
             authenticator: Authenticator::new(Arc::clone(&verify), tokens),
-            issue: IssueApiKey::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(&entropy), policy.clone()),
+            issue: IssueApiKey::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&entropy), policy.clone()),
             list: ListApiKeys::new(Arc::clone(store), policy.clone()),
-            revoke: RevokeApiKey::new(Arc::clone(store), clock, policy),
+            revoke: RevokeApiKey::new(Arc::clone(store), Arc::clone(confirmations), Arc::clone(clock), policy),
         };
-        let limits = CallLimits { concurrent_calls: settings.max_concurrent_requests, ..CallLimits::default() };
+        let limits = CallLimits {
+            deadline: CALL,
+            revoke_deadline: *revoke_deadline,
+            concurrent_calls: settings.max_concurrent_requests,
+        };
         let request_ids = RequestIds::new(&*entropy)?;
         let token = settings.verify_token.as_ref().map(|token| AccessToken::new(token)).transpose()?;
         let (public, public_health) = PublicService::new(management, request_ids.clone(), limits).await?;

@@ -1,22 +1,27 @@
-//! One connection: how it is opened, encrypted, driven and closed. Knows no statement.
+//! One connection: how it is opened, encrypted, driven and closed, and how a statement runs on it. Knows no statement.
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     ops::{Deref, DerefMut},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use diesel_async::AsyncPgConnection;
+use diesel_async::{AsyncPgConnection, methods::LoadQuery};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
+    sync::Notify,
     task::AbortHandle,
 };
 use tokio_postgres::{
-    Client, Config,
+    AsyncMessage, Client, Config,
     config::{SslMode, SslNegotiation},
     tls::{MakeTlsConnect, TlsConnect, TlsStream},
 };
@@ -24,6 +29,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
     Options, TlsError, UrlError,
+    failure::{Answer, Failure, Intent},
     observer::{Observed, Observer, Plain},
     tls,
     url::{Encryption, Target},
@@ -51,15 +57,65 @@ pub(crate) struct Connector {
     target: Target,
     tls: Option<MakeRustlsConnect>,
     options: Options,
+    /// How often all connections of the time were distrusted.
+    generation: AtomicU64,
+    /// Told of each notification that comes on any of the connections.
+    heard: Arc<Notify>,
 }
 
 /// A connection, with what was seen on it.
 pub(crate) struct Connection {
     pg: AsyncPgConnection,
-    pub(crate) observer: Arc<Observer>,
+    observer: Arc<Observer>,
     /// A statement has been sent and its answer has not been read to the end.
-    pub(crate) busy: bool,
+    busy: bool,
+    /// The connector's when the connection was asked for.
+    generation: u64,
     driver: AbortHandle,
+}
+
+impl Connection {
+    /// Runs a statement, and reads its answer to the end. Afterwards, or where this is dropped half-way,
+    /// [`Connection::is_usable`] says whether another may follow; a connection that is not usable is to be dropped, never
+    /// cancelled: a commit that is cancelled while it waits for its standby reports success.
+    pub(crate) async fn run<Q, R>(
+        &mut self,
+        statement: Q,
+        intent: Intent,
+        time_limit: Duration,
+    ) -> Result<Vec<R>, Failure>
+    where
+        Q: LoadQuery<'static, AsyncPgConnection, R> + Send + 'static,
+        R: Send + 'static,
+    {
+        // Here alone: it lends a `load` to every type.
+        use diesel_async::RunQueryDsl as _;
+
+        self.busy = true;
+        self.observer.take_error();
+        let sent_before = self.observer.sent();
+        // All rows are read, and with them the message that follows the commit: the server sends the rows of a statement
+        // before it commits, so that `get_result`, which stops at the first row, would report what may still fail.
+        let answer = tokio::time::timeout(time_limit, statement.load::<R>(&mut self.pg)).await;
+        let error = match answer {
+            Ok(Ok(rows)) => {
+                self.busy = false;
+                return Ok(rows);
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_elapsed) => None,
+        };
+        let state = self.observer.take_error();
+        let was_sent = self.observer.sent() != sent_before;
+        let (failure, reusable) = Answer { error, state, was_sent, intent }.into_failure();
+        self.busy = !reusable;
+        Err(failure)
+    }
+
+    /// Whether a statement may be sent: no answer is outstanding, and the connection was not seen to end.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.busy && !self.observer.is_closed()
+    }
 }
 
 impl Deref for Connection {
@@ -104,7 +160,22 @@ impl Connector {
     pub(crate) fn new(url: &str, options: Options) -> Result<Self, TargetError> {
         let target = Target::parse(url, &options)?;
         let tls = tls::connector(&target.encryption)?;
-        Ok(Self { target, tls, options })
+        Ok(Self { target, tls, options, generation: AtomicU64::new(0), heard: Arc::default() })
+    }
+
+    /// From now on, no connection is trusted that was opened until now.
+    pub(crate) fn distrust(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the connection was asked for after all were last distrusted.
+    pub(crate) fn trusts(&self, connection: &Connection) -> bool {
+        connection.generation == self.generation.load(Ordering::Acquire)
+    }
+
+    /// Told of each notification that comes on any of the connections.
+    pub(crate) fn heard(&self) -> &Notify {
+        &self.heard
     }
 
     /// Opens a connection, on this task's runtime.
@@ -128,6 +199,7 @@ impl Connector {
 
     async fn attempt(&self, tls: Option<&MakeRustlsConnect>) -> Result<Connection, ConnectionError> {
         let observer = Arc::new(Observer::default());
+        let generation = self.generation.load(Ordering::Acquire);
         if let Some((folder, port)) = &self.target.socket {
             // Nobody can listen on a socket of this machine but its administrator: it is never encrypted, as in libpq.
             let path = folder.join(format!(".s.PGSQL.{port}"));
@@ -135,12 +207,33 @@ impl Connector {
             let transport = Transport { tls: None, observer: Arc::clone(&observer), host: String::new() };
             let opened = self.config(None).connect_raw(socket, transport).await;
             let (client, connection) = opened.map_err(ConnectionError::Connect)?;
-            return drive(client, connection, observer).await;
+            return self.drive(client, connection, observer, generation).await;
         }
         let transport = MakeTransport { tls: tls.cloned(), observer: Arc::clone(&observer) };
         let opened = self.config(tls).connect(transport).await;
         let (client, connection) = opened.map_err(ConnectionError::Connect)?;
-        drive(client, connection, observer).await
+        self.drive(client, connection, observer, generation).await
+    }
+
+    async fn drive<S, T>(
+        &self,
+        client: Client,
+        connection: tokio_postgres::Connection<S, T>,
+        observer: Arc<Observer>,
+        generation: u64,
+    ) -> Result<Connection, ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let driver = tokio::spawn(drive(connection, Arc::clone(&self.heard))).abort_handle();
+        match AsyncPgConnection::try_from(client).await {
+            Ok(pg) => Ok(Connection { pg, observer, busy: false, generation, driver }),
+            Err(error) => {
+                driver.abort();
+                Err(ConnectionError::Setup(error))
+            }
+        }
     }
 
     /// Every stream goes through a [`Transport`], which encrypts it or not. Where it does not, "direct negotiation" makes the
@@ -164,22 +257,23 @@ impl fmt::Debug for Connector {
     }
 }
 
-async fn drive(
-    client: Client,
-    connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
-    observer: Arc<Observer>,
-) -> Result<Connection, ConnectionError> {
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a connection to PostgreSQL ended");
-        }
-    })
-    .abort_handle();
-    match AsyncPgConnection::try_from(client).await {
-        Ok(pg) => Ok(Connection { pg, observer, busy: false, driver }),
-        Err(error) => {
-            driver.abort();
-            Err(ConnectionError::Setup(error))
+/// Moves what is sent and received, until the connection ends.
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Arc<Notify>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notification(_)) => heard.notify_one(),
+            Ok(AsyncMessage::Notice(notice)) => {
+                tracing::debug!(severity = notice.severity(), message = notice.message(), "PostgreSQL notes");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection to PostgreSQL ended");
+                return;
+            }
         }
     }
 }

@@ -6,6 +6,12 @@
 //! Each change is one statement, so one transaction and one round trip; its parts wait for each other by the data that they
 //! pass on (data-modifying CTEs have no order of their own). [`PostgresStore::connect`] says what is checked at the start.
 //!
+//! # Connections
+//!
+//! Calls of the store share a bounded pool. [`PostgresRevocations`] has two connections beside it, so that neither a crowd of
+//! calls nor a statement that was given up can delay what leases depend on: one that renews and listens, one that watches the
+//! replicas' rows.
+//!
 //! # The URL
 //!
 //! `postgres://user:password@host:port/database?parameter=value&…`, with several hosts separated by commas where
@@ -24,8 +30,9 @@
 //! # Behind a proxy
 //!
 //! A proxy that lends connections per transaction (`PgBouncer`, say) is fine for [`PostgresStore::connect`] if it supports
-//! prepared statements: nothing depends on a session, time limits go with each statement. [`PostgresStore::migrate`] needs a
-//! URL of the server itself.
+//! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations are lost
+//! there (`LISTEN` is of a session), so that they are confirmed by the next renewal that is due, a third of a lease later at
+//! most. [`PostgresStore::migrate`] needs a URL of the server itself.
 
 mod audit;
 mod commit;
@@ -39,6 +46,9 @@ mod options;
 mod pool;
 mod prepared;
 mod read;
+mod replicas;
+mod reserved;
+mod revocations;
 mod revoke;
 mod row;
 mod store;
@@ -49,6 +59,7 @@ mod usage;
 pub use connection::{ConnectionError, TargetError};
 pub use migrate::{MigrateError, SchemaError};
 pub use options::Options;
+pub use revocations::PostgresRevocations;
 pub use store::{ConnectError, PostgresStore};
 pub use tls::TlsError;
 pub use url::UrlError;

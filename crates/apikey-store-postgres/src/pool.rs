@@ -7,12 +7,12 @@ use deadpool::{
     Runtime,
     managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl, methods::LoadQuery};
+use diesel_async::{AsyncPgConnection, methods::LoadQuery};
 
 use crate::{
     Options,
     connection::{Connection, ConnectionError, Connector},
-    failure::{Answer, Failure, Intent},
+    failure::{Failure, Intent},
 };
 
 impl Manager for Connector {
@@ -25,8 +25,8 @@ impl Manager for Connector {
 
     /// Asks the server nothing: a connection that ended has been seen to end.
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectionError> {
-        if connection.busy || connection.observer.is_closed() {
-            return Err(RecycleError::message("the connection is closed, or was abandoned"));
+        if !connection.is_usable() || !self.trusts(connection) {
+            return Err(RecycleError::message("the connection is closed, was abandoned, or is not trusted any more"));
         }
         Ok(())
     }
@@ -73,30 +73,24 @@ impl Connections {
         R: Send + 'static,
     {
         let mut connection = self.connection().await?;
-        connection.busy = true;
-        connection.observer.take_error();
-        let sent_before = connection.observer.sent();
-        // All rows are read, and with them the message that follows the commit: the server sends the rows of a statement
-        // before it commits, so that `get_result`, which stops at the first row, would report what may still fail.
-        let answer = tokio::time::timeout(self.statement_timeout, statement.load::<R>(&mut **connection)).await;
-        let error = match answer {
-            Ok(Ok(rows)) => {
-                connection.busy = false;
-                return Ok(rows);
-            }
-            Ok(Err(error)) => Some(error),
-            Err(_elapsed) => None,
-        };
-        let state = connection.observer.take_error();
-        let was_sent = connection.observer.sent() != sent_before;
-        let (failure, reusable) = Answer { error, state, was_sent, intent }.into_failure();
-        if reusable {
-            connection.busy = false;
-        } else {
-            // Never cancelled: a commit that is cancelled while it waits for its standby reports success.
+        let answer = connection.run(statement, intent, self.statement_timeout).await;
+        if !connection.is_usable() || !self.connector().trusts(&connection) {
+            // At once, so that it takes no place in the pool.
             drop(Object::take(connection));
         }
-        Err(failure)
+        answer
+    }
+
+    /// What opens the connections; those that it opens for anybody else do not count as the pool's.
+    pub(crate) fn connector(&self) -> &Connector {
+        self.pool.manager()
+    }
+
+    /// Uses no connection any more that is open now. Those in use are closed when their call has ended.
+    pub(crate) fn distrust(&self) {
+        let connector = self.connector();
+        connector.distrust();
+        self.pool.retain(|connection, _| connector.trusts(connection));
     }
 
     pub(crate) fn close(&self) {

@@ -1,5 +1,6 @@
 //! Rows of keys, and the conversion of values between the database and the domain. Decides nothing.
 
+use apikey_application::fence::LeaseOutOfRange;
 use apikey_domain::{
     ApiKey, ApiKeyParts, InvalidApiKeyParts, InvalidKeyPrefix, KeyDigest, KeyId, KeyName, KeyNameError, KeyPrefix,
     KeyType, OrganizationId, OrganizationIdError, Permission, PermissionError, Timestamp, TimestampOutOfRange,
@@ -88,6 +89,8 @@ pub(crate) enum IllegalRow {
     Timestamp(#[from] TimestampOutOfRange),
     #[error("a stored number is negative or too large")]
     Number,
+    #[error("a stored lease is too short or too long")]
+    Lease(#[from] LeaseOutOfRange),
     #[error("a stored key contradicts itself")]
     Key(#[from] InvalidApiKeyParts),
     #[error("the server's timeline is not a number of eight hexadecimal digits")]

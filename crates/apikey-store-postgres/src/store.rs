@@ -9,7 +9,7 @@ use apikey_application::{
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 
 use crate::{
-    Options,
+    Options, PostgresRevocations,
     commit::Circumstances,
     connection::{ConnectionError, Connector, TargetError},
     durability,
@@ -42,6 +42,7 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     connections: Connections,
+    revocations: PostgresRevocations,
     /// In the form that the server reads.
     lock_timeout: Box<str>,
 }
@@ -69,8 +70,10 @@ impl PostgresStore {
         drop(connection);
         let connections =
             Connections::new(connector, &options).map_err(|error| ConnectError::Settings(error.into()))?;
-        let lock_timeout = format!("{}ms", options.lock_timeout.as_millis().max(1)).into();
-        Ok(Self { connections, lock_timeout })
+        let lock_timeout: Box<str> = format!("{}ms", options.lock_timeout.as_millis().max(1)).into();
+        let revocations =
+            PostgresRevocations::new(connections.clone(), options.statement_timeout, lock_timeout.clone());
+        Ok(Self { connections, revocations, lock_timeout })
     }
 
     /// Brings the schema up to date, and returns the migrations that ran. Processes that start together migrate once: the
@@ -90,8 +93,15 @@ impl PostgresStore {
         read::any_keys(&self.connections).await
     }
 
-    /// Closes the connections that are idle, and each other one when its call has ended. Later calls are
-    /// [`StoreError::Unavailable`].
+    /// The revocation log as replicas share it. All copies of the store share it too, and with it its two connections, which
+    /// are opened when they are first needed, and are not the pool's.
+    #[must_use]
+    pub fn revocations(&self) -> PostgresRevocations {
+        self.revocations.clone()
+    }
+
+    /// Closes the pool's connections that are idle, and each other one when its call has ended. Later calls are
+    /// [`StoreError::Unavailable`], but for those of [`PostgresStore::revocations`].
     pub fn close(&self) {
         self.connections.close();
     }
@@ -125,7 +135,7 @@ impl KeyStore for PostgresStore {
         match change {
             Change::Issue { key, idempotency } => issue(&self.connections, key, idempotency, circumstances).await,
             Change::Revoke { key } => revoke(&self.connections, &key, circumstances).await,
-            Change::ConfirmRevoked { organization_id, key_id } => {
+            Change::ConfirmRevoked { organization_id, key_id, digest: _ } => {
                 confirm(&self.connections, &organization_id, key_id, circumstances).await
             }
         }
@@ -133,6 +143,12 @@ impl KeyStore for PostgresStore {
 
     async fn record_uses(&self, uses: &[Use]) -> Result<(), StoreError> {
         usage::record(&self.connections, &self.lock_timeout, uses).await
+    }
+
+    /// The next calls find out anew where the primary is. Renewals keep their connection, since each of them proves by itself on
+    /// which server it was made.
+    fn distrust_connections(&self) {
+        self.connections.distrust();
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

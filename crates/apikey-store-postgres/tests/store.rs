@@ -18,6 +18,10 @@ mod differential;
 mod encryption;
 #[path = "store/locks.rs"]
 mod locks;
+#[path = "store/renewals.rs"]
+mod renewals;
+#[path = "store/revocations.rs"]
+mod revocations;
 #[path = "store/schema.rs"]
 mod schema;
 #[path = "store/statements.rs"]

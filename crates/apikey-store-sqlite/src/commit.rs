@@ -33,7 +33,7 @@ pub(crate) fn apply(connection: &mut SqliteConnection, commit: Commit) -> Result
                 record_events(connection, &events)?;
                 revoke(connection, &key)
             }
-            Change::ConfirmRevoked { organization_id, key_id } => {
+            Change::ConfirmRevoked { organization_id, key_id, digest: _ } => {
                 record_events(connection, &events)?;
                 confirm(connection, &organization_id, key_id)
             }

@@ -111,6 +111,9 @@ impl KeyStore for SqliteStore {
         self.0.run(Role::Write, move |connection| Ok(commit::record_uses(connection, &uses)?)).await
     }
 
+    /// There is one file, and nothing else that could answer for it.
+    fn distrust_connections(&self) {}
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.0.run(Role::Read, |connection| Ok(read::head(connection).map(drop)?)).await
     }

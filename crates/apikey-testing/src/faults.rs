@@ -24,6 +24,8 @@ pub enum StoreCall {
     Commit,
     /// `record_uses`
     RecordUses,
+    /// `distrust_connections`, which neither fails nor is held
+    DistrustConnections,
     /// `ping`
     Ping,
 }
@@ -62,9 +64,14 @@ impl Faults {
         self.state().arrived.get(&call).copied().unwrap_or_default()
     }
 
+    /// Notes that a call arrived.
+    pub(crate) fn note(&self, call: StoreCall) {
+        *self.state().arrived.entry(call).or_default() += 1;
+    }
+
     /// Notes that a call arrived, waits while such calls are held, and fails if a failure is due.
     pub(crate) async fn meet(&self, call: StoreCall) -> Result<(), StoreError> {
-        *self.state().arrived.entry(call).or_default() += 1;
+        self.note(call);
         poll_fn(|context| {
             let mut state = self.state();
             if state.holds.get(&call).is_some_and(|holds| *holds > 0) {

@@ -161,7 +161,11 @@ pub fn revoke(key: &ApiKey, now: Timestamp) -> Commit {
 /// The commit that confirms that the key is revoked, by the operator.
 #[must_use]
 pub fn confirm(key: &ApiKey, now: Timestamp) -> Commit {
-    let change = Change::ConfirmRevoked { organization_id: key.organization_id().clone(), key_id: key.id() };
+    let change = Change::ConfirmRevoked {
+        organization_id: key.organization_id().clone(),
+        key_id: key.id(),
+        digest: *key.digest(),
+    };
     Commit { change, events: Vec::new(), on_behalf_of: None, now }
 }
 

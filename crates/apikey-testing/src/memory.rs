@@ -25,6 +25,8 @@ pub struct InMemoryStore(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     faults: Faults,
+    /// What is told as the number of keys, instead of their number.
+    total_count: Mutex<Option<u64>>,
 }
 
 impl InMemoryStore {
@@ -74,6 +76,11 @@ impl InMemoryStore {
         self.state().put(key);
     }
 
+    /// From now on every page says that so many keys match: more than a test could put there.
+    pub fn tell_total_count(&self, total_count: u64) {
+        *self.0.total_count.lock().expect("no test panics inside the store") = Some(total_count);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no test panics inside the store")
     }
@@ -106,7 +113,9 @@ impl KeyStore for InMemoryStore {
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
-        Ok(self.meet(StoreCall::Page).await?.page(query))
+        let page = self.meet(StoreCall::Page).await?.page(query);
+        let told = *self.0.total_count.lock().expect("no test panics inside the store");
+        Ok(Page { total_count: told.unwrap_or(page.total_count), ..page })
     }
 
     async fn commit(&self, commit: Commit) -> Result<Seq, CommitError> {
@@ -123,6 +132,10 @@ impl KeyStore for InMemoryStore {
     async fn record_uses(&self, uses: &[Use]) -> Result<(), StoreError> {
         self.meet(StoreCall::RecordUses).await?.record_uses(uses);
         Ok(())
+    }
+
+    fn distrust_connections(&self) {
+        self.0.faults.note(StoreCall::DistrustConnections);
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::engine;
+use crate::chaos;
 use crate::process::{command, run, succeeds};
 
 /// Something that the machine lacks.
@@ -61,6 +62,14 @@ pub(crate) fn missing() -> Vec<Missing> {
             what: "chromium (opens the page of the client for browsers)",
             packages: &["chromium"],
             advice: "install Chromium, and name it in the variable CHROMIUM",
+        },
+    );
+    need(
+        chaos::faketime().is_some(),
+        Missing {
+            what: "libfaketime (moves one replica's wall clock)",
+            packages: &["libfaketime"],
+            advice: "install libfaketime below /usr/lib",
         },
     );
     need(

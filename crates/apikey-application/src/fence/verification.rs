@@ -21,6 +21,12 @@ impl Arrival {
         Self { at, strict }
     }
 
+    /// When the request was there.
+    #[must_use]
+    pub const fn at(self) -> Monotonic {
+        self.at
+    }
+
     /// Whether it may be answered, by the published `deadline` and the time `now`, read after the arrival: under a lease, or
     /// after a renewal that began after the arrival.
     ///
@@ -71,6 +77,12 @@ pub enum Ruling {
 }
 
 impl Waiter {
+    /// What was published as `applied` when it began to look.
+    #[must_use]
+    pub const fn noted(&self) -> Seq {
+        self.noted
+    }
+
     /// Judges a read that found the key, by the place in the sequence that it brought along. `applied` is what is published
     /// now.
     #[must_use]

@@ -70,3 +70,23 @@ pub trait Revocations: Send + Sync + 'static {
     /// A call that is dropped loses nothing but this one hint.
     fn hinted(&self) -> impl Future<Output = ()> + Send;
 }
+
+/// How it was made certain that no replica accepts a key any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// How many replicas said so themselves.
+    pub acknowledged: usize,
+    /// For how many the end of their lease was waited for.
+    pub waited_out: usize,
+}
+
+/// Tells when a revocation that was committed has reached every replica.
+pub trait Confirmations: Send + Sync + 'static {
+    /// Waits until no replica accepts a key any more whose revocation has that place in the sequence. To be called once the
+    /// commit's answer is there.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be told within the time that the longest lease lasts. The revocation is committed all the
+    /// same, and waiting again is harmless.
+    fn confirm(&self, commit: Seq) -> impl Future<Output = Result<Confirmed, StoreError>> + Send;
+}

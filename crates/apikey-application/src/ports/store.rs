@@ -83,6 +83,8 @@ pub enum Change {
         organization_id: OrganizationId,
         /// Which key.
         key_id: KeyId,
+        /// That key's digest, for whoever keeps keys in memory.
+        digest: KeyDigest,
     },
 }
 
@@ -172,6 +174,10 @@ pub trait KeyStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`]; any part of the batch may then have been recorded, and recording it again is harmless.
     fn record_uses(&self, uses: &[Use]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Uses no connection any more that is open now: what it reaches has answered like a server that lags, or that is no longer
+    /// the primary. Calls that run are not disturbed. A store without connections does nothing.
+    fn distrust_connections(&self);
 
     /// Succeeds while the store answers: for readiness.
     ///

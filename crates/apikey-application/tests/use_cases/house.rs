@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use apikey_application::{
-    Authenticator, Caller, IssueApiKey, IssueRequest, IssuedApiKey, ListApiKeys, Policy, RevokeApiKey, UsageLog,
-    VerificationRequest, VerifyApiKey,
+    Authenticator, CacheLimits, Caller, IssueApiKey, IssueRequest, IssuedApiKey, KeyCache, ListApiKeys, NobodyElse,
+    OneProcess, Policy, RevokeApiKey, UsageLog, VerificationRequest, VerifyApiKey,
     ports::{StoreError, TokenAuthenticator, TokenError},
 };
 use apikey_domain::{KeyName, KeyType, KeyTypes, PermissionSet, Principal, pidgr};
@@ -13,24 +13,29 @@ use apikey_testing::{
     fixtures::{a_caller_with, a_person, an_instant, permissions},
 };
 
+/// Room for every key of these tests, and for two reads at once.
+pub(crate) const LIMITS: CacheLimits = CacheLimits { bytes: 16 << 20, reads: 2 };
+
 pub(crate) struct House {
     pub(crate) store: InMemoryStore,
     pub(crate) clock: FixedClock,
     pub(crate) entropy: SeededEntropy,
     pub(crate) usage: Arc<UsageLog>,
-    pub(crate) issue: IssueApiKey<InMemoryStore, FixedClock, SeededEntropy>,
-    pub(crate) list: ListApiKeys<InMemoryStore>,
-    pub(crate) revoke: RevokeApiKey<InMemoryStore, FixedClock>,
-    pub(crate) verify: Arc<VerifyApiKey<InMemoryStore, FixedClock>>,
-    pub(crate) authenticate: Authenticator<InMemoryStore, FixedClock, OneToken>,
+    pub(crate) issue: IssueApiKey<OneProcess<InMemoryStore>, FixedClock, SeededEntropy>,
+    pub(crate) list: ListApiKeys<OneProcess<InMemoryStore>>,
+    pub(crate) revoke: RevokeApiKey<OneProcess<InMemoryStore>, FixedClock, NobodyElse>,
+    pub(crate) verify: Arc<VerifyApiKey<OneProcess<InMemoryStore>, FixedClock>>,
+    pub(crate) authenticate: Authenticator<OneProcess<InMemoryStore>, FixedClock, OneToken>,
 }
 
 pub(crate) fn a_house() -> House {
     let (store, clock, entropy) = (InMemoryStore::new(), FixedClock::at(an_instant()), SeededEntropy::new(42));
-    let shared = Arc::new(store.clone());
+    let cache = Arc::new(KeyCache::of_one_process(LIMITS));
+    let shared = Arc::new(OneProcess::new(store.clone(), Arc::clone(&cache)));
     let usage = Arc::new(UsageLog::new());
     let format = pidgr::KEY_FORMAT;
-    let verify = Arc::new(VerifyApiKey::new(Arc::clone(&shared), Arc::new(clock.clone()), Arc::clone(&usage), format));
+    let (asked, verify_clock) = (Arc::clone(&shared), Arc::new(clock.clone()));
+    let verify = Arc::new(VerifyApiKey::new(asked, cache, verify_clock, Arc::clone(&usage), format));
     House {
         issue: IssueApiKey::new(
             Arc::clone(&shared),
@@ -39,7 +44,7 @@ pub(crate) fn a_house() -> House {
             Policy::pidgr(),
         ),
         list: ListApiKeys::new(Arc::clone(&shared), Policy::pidgr()),
-        revoke: RevokeApiKey::new(shared, Arc::new(clock.clone()), Policy::pidgr()),
+        revoke: RevokeApiKey::new(shared, Arc::new(NobodyElse), Arc::new(clock.clone()), Policy::pidgr()),
         authenticate: Authenticator::new(Arc::clone(&verify), OneToken),
         verify,
         store,

@@ -80,13 +80,19 @@ async fn a_token_belongs_to_its_organization_and_filter() {
     let mut foreigner = a_caller();
     foreigner.principal.organization_id = OrganizationId::parse("globex").unwrap();
     let filtered = ListRequest { key_type: Some(KeyType::ApiKey), ..token.clone() };
-    let altered = ListRequest { page_token: format!("A{}", &token.page_token[1..]), ..token.clone() };
+    let altered = (0..token.page_token.len()).map(|place| {
+        let mut text = token.page_token.clone();
+        let other = if text[place..].starts_with('A') { "B" } else { "A" };
+        text.replace_range(place..=place, other);
+        ListRequest { page_token: text, ..token.clone() }
+    });
+    let altered: Vec<_> = altered.collect();
     let garbage = ListRequest { page_token: "next".to_owned(), page_size: -1, key_type: None };
     assert_eq!(violated_fields(house.list.list(&foreigner, Ok(token)).await.err()), ["pagination.page_token"]);
     assert_eq!(violated_fields(house.list.list(&a_manager(), Ok(filtered)).await.err()), ["pagination.page_token"]);
     let both = ["pagination.page_size", "pagination.page_token"];
     assert_eq!(violated_fields(house.list.list(&a_manager(), Ok(garbage)).await.err()), both);
-    if altered.page_token != page(1, Some(&first)).page_token {
+    for altered in altered {
         assert_eq!(violated_fields(house.list.list(&a_manager(), Ok(altered)).await.err()), ["pagination.page_token"]);
     }
 }

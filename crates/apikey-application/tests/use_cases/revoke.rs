@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use apikey_application::{
-    ErrorKind, FieldViolation, IdempotencyKey, Policy, RevokeApiKey, RevokeError, Verification,
-    ports::{Change, Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
+    ErrorKind, FieldViolation, IdempotencyKey, NobodyElse, Policy, RevokeApiKey, RevokeError, Verification,
+    ports::{
+        Change, Commit, CommitError, Confirmations, Confirmed, KeyStore, Page, PageQuery, Read, Seq, StoreError,
+        StoredIdempotency, Use,
+    },
 };
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyEventKind, KeyId, OrganizationId, RejectionReason};
 use apikey_testing::{
@@ -29,6 +32,7 @@ mockall::mock! {
         fn page(&self, query: &PageQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
         fn commit(&self, commit: Commit) -> impl Future<Output = Result<Seq, CommitError>> + Send;
         fn record_uses(&self, uses: &[Use]) -> impl Future<Output = Result<(), StoreError>> + Send;
+        fn distrust_connections(&self);
         fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
     }
 }
@@ -40,10 +44,10 @@ async fn a_revoked_key_stops_working_and_stays_listed() {
     let house = a_house();
     let issued = house.issued().await;
     house.clock.set(seconds_later(5));
-    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), FIRST);
+    house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
     let verification = house.verify.verify(presented(issued.raw_key.expose())).await.unwrap();
-    let expected = Verification::Rejected { reason: RejectionReason::Revoked, key_id: Some(issued.key.id()) };
-    assert_eq!(verification, expected);
+    let Verification::Rejected { reason, key_id } = verification else { panic!("{verification:?}") };
+    assert_eq!((reason, key_id), (RejectionReason::Revoked, Some(issued.key.id())));
     assert_eq!(house.store.keys()[0].parts().revoked_at, Some(seconds_later(5)));
     let kinds: Vec<_> = house.store.audit().into_iter().map(|event| event.event.kind).collect();
     assert_eq!(kinds, [KeyEventKind::Issued, KeyEventKind::Revoked]);
@@ -53,14 +57,14 @@ async fn a_revoked_key_stops_working_and_stays_listed() {
 async fn revoking_again_changes_nothing_and_confirms_the_first() {
     let house = a_house();
     let issued = house.issued().await;
-    let first = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
+    house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
     house.clock.set(seconds_later(5));
     let commits = house.store.calls(StoreCall::Commit);
-    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), first);
+    house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
     assert_eq!(house.store.calls(StoreCall::Commit), commits + 1, "a repeated revocation is committed to as well");
     assert_eq!(house.store.keys()[0].parts().revoked_at, Some(an_instant()));
     assert_eq!(house.store.audit().len(), 2);
-    assert_eq!(house.store.head(), first);
+    assert_eq!(house.store.head(), FIRST);
 }
 
 #[tokio::test]
@@ -103,7 +107,7 @@ async fn a_lost_answer_is_an_outage_and_its_retry_confirms() {
     house.store.fail_next(StoreCall::Commit, StoreError::OutcomeUnknown("cut off".into()));
     let lost = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Unavailable);
-    assert_eq!(house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap(), FIRST);
+    house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
     house.store.fail_next(StoreCall::FindById, an_outage());
     let outage = house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap_err();
     assert_eq!(outage.kind(), ErrorKind::Unavailable);
@@ -131,8 +135,13 @@ async fn a_race_with_another_revoker_ends_in_a_confirmation() {
     commit.withf(|commit| matches!(commit.change, Change::ConfirmRevoked { .. }) && commit.events.is_empty());
     commit.returning(|_| Box::pin(async { Ok(FIRST) }));
 
-    let revoke = RevokeApiKey::new(Arc::new(store), Arc::new(FixedClock::at(an_instant())), Policy::pidgr());
-    assert_eq!(revoke.revoke(&a_manager(), Ok(live.id())).await.unwrap(), FIRST);
+    let revoke = RevokeApiKey::new(
+        Arc::new(store),
+        Arc::new(NobodyElse),
+        Arc::new(FixedClock::at(an_instant())),
+        Policy::pidgr(),
+    );
+    revoke.revoke(&a_manager(), Ok(live.id())).await.unwrap();
 }
 
 #[tokio::test]
@@ -140,8 +149,41 @@ async fn a_key_that_changes_again_and_again_is_given_up_as_unavailable() {
     let mut store = MockStore::new();
     store.expect_find_by_id().times(5).returning(|_, _| Box::pin(async { Ok(Some(a_key(1))) }));
     store.expect_commit().times(5).returning(|_| Box::pin(async { Err(CommitError::StaleRevision) }));
-    let revoke = RevokeApiKey::new(Arc::new(store), Arc::new(FixedClock::at(an_instant())), Policy::pidgr());
+    let revoke = RevokeApiKey::new(
+        Arc::new(store),
+        Arc::new(NobodyElse),
+        Arc::new(FixedClock::at(an_instant())),
+        Policy::pidgr(),
+    );
     let error = revoke.revoke(&a_manager(), Ok(a_key(1).id())).await.unwrap_err();
     assert!(matches!(error, RevokeError::Contended));
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+mockall::mock! {
+    Replicas {}
+
+    impl Confirmations for Replicas {
+        fn confirm(&self, commit: Seq) -> impl Future<Output = Result<Confirmed, StoreError>> + Send;
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_returns_only_when_its_own_place_in_the_sequence_is_confirmed() {
+    let house = a_house();
+    let (first, second) = (house.issued().await, house.issued().await);
+    let mut replicas = MockReplicas::new();
+    let confirmed = Confirmed { acknowledged: 2, waited_out: 1 };
+    for number in [1, 2, 1] {
+        let confirm = replicas.expect_confirm().once().withf(move |commit| commit.number == number);
+        confirm.returning(move |_| Box::pin(async move { Ok(confirmed) }));
+    }
+    replicas.expect_confirm().once().returning(|_| Box::pin(async { Err(an_outage()) }));
+    let store = Arc::new(house.store.clone());
+    let revoke = RevokeApiKey::new(store, Arc::new(replicas), Arc::new(house.clock.clone()), Policy::pidgr());
+    for key in [&first, &second, &first] {
+        assert_eq!(revoke.revoke(&a_manager(), Ok(key.key.id())).await.unwrap(), confirmed);
+    }
+    let error = revoke.revoke(&a_manager(), Ok(second.key.id())).await.unwrap_err();
+    assert!(matches!(error, RevokeError::NotConfirmed(_)) && error.kind() == ErrorKind::Unavailable, "{error:?}");
 }

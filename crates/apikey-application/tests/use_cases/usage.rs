@@ -1,6 +1,8 @@
 //! `last_used_at`.
 
-use apikey_application::VerificationRequest;
+use std::sync::Arc;
+
+use apikey_application::{CachedKey, VerificationRequest};
 use apikey_testing::{
     StoreCall,
     fixtures::{an_instant, permissions, seconds_later},
@@ -51,11 +53,12 @@ async fn a_failed_flush_loses_nothing() {
     let keys: Vec<_> = (0..2_500).map(apikey_testing::fixtures::a_key).collect();
     for key in &keys {
         house.store.put(key.clone());
-        house.usage.note(key.id(), an_instant());
+        house.usage.note(&Arc::new(CachedKey::new(key)), an_instant());
     }
     house.store.fail_next(StoreCall::RecordUses, an_outage());
     assert!(house.usage.flush(&house.store).await.is_err());
-    house.usage.note(keys[0].id(), seconds_later(1));
+    // The cache forgot the key and read it again: there are two records of it now, each with a use of its own.
+    house.usage.note(&Arc::new(CachedKey::new(&keys[0])), seconds_later(1));
     assert_eq!(house.usage.flush(&house.store).await.unwrap(), 2_500);
     for key in house.store.keys() {
         let expected = if key.id() == keys[0].id() { seconds_later(1) } else { an_instant() };

@@ -99,7 +99,8 @@ fn mark(mut response: Response<Body>) -> Response<Body> {
 
 fn mark_error(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else { return };
-    if status.code() == Code::Ok || !status.details().is_empty() {
+    // What is too large is left to the product's own table, which gives it its code.
+    if matches!(status.code(), Code::Ok | Code::OutOfRange) || !status.details().is_empty() {
         return;
     }
     let marked = tonic_types::Status {

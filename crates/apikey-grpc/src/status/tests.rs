@@ -58,7 +58,7 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     each!(ListError: ListError::PermissionDenied(missing()), ListError::InvalidFields(violations()));
     each!(RevokeError:
         RevokeError::PermissionDenied(missing()), RevokeError::InvalidFields(violations()), RevokeError::NotFound,
-        RevokeError::CallerRevoked, RevokeError::Contended);
+        RevokeError::CallerRevoked, RevokeError::Contended, RevokeError::NotConfirmed(StoreError::TimedOut));
     for error in store_errors() {
         let label = format!("StoreError::{}", name(&error));
         let kind = ErrorKind::from(&error);
@@ -70,11 +70,11 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     {
         let expected = code_of(ErrorKind::from(&issue));
         for failure in [
-            Failure::from(AuthenticationError::from(authenticate)),
+            Failure::from(AuthenticationError::Store(Arc::new(authenticate))),
             IssueError::from(issue).into(),
             ListError::from(list).into(),
             RevokeError::from(revoke).into(),
-            VerifyError::from(verify).into(),
+            VerifyError::from(Arc::new(verify)).into(),
         ] {
             assert_eq!(failure.code(), expected);
         }
@@ -171,4 +171,26 @@ fn what_tonic_refuses_gets_details_and_what_we_refused_keeps_its_own() {
         assert_eq!(completed(status), (code, reason.to_owned()));
     }
     assert_eq!(complete(&mut HeaderMap::new(), &RequestId::missing()), Code::Ok);
+}
+
+/// The page that callers read has a row for each code and reason that there is.
+#[test]
+fn the_page_of_errors_has_every_reason() {
+    let page = include_str!("../../../../docs/errors.md");
+    let of_use_cases = include_str!("table.txt").lines().map(|row| {
+        let (_, told) = row.split_once(" → ").unwrap();
+        told.split(' ').collect::<Vec<_>>()
+    });
+    let of_calls = [
+        ["INVALID_ARGUMENT", "MALFORMED_MESSAGE"],
+        ["RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"],
+        ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"],
+        ["UNIMPLEMENTED", "METHOD_UNKNOWN"],
+        ["UNIMPLEMENTED", "UNIMPLEMENTED"],
+        ["NOT_FOUND", "NOT_FOUND"],
+    ];
+    for told in of_use_cases.chain(of_calls.map(|told| told.to_vec())) {
+        let [code, reason, ..] = told[..] else { panic!("{told:?}") };
+        assert!(page.contains(&format!("| `{code}` | `{reason}` |")), "{code} {reason}");
+    }
 }

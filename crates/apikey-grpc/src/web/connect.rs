@@ -65,8 +65,9 @@ where
     /// Messages may have that size, in bytes, compressed or not; a request may take that long to arrive and be answered, unless
     /// its caller gives it less.
     pub(super) fn new(inner: S, served: Arc<Served>, max_message_size: usize, patience: Duration) -> Self {
-        let limits =
-            Limits::default().with_max_message_size(max_message_size).with_max_request_body_size(max_message_size);
+        let limits = Limits::default()
+            .with_max_message_size(max_message_size)
+            .with_max_request_body_size(max_message_size + frames::HEADER);
         let service = ConnectRpcService::new(Bridge { inner, served })
             .with_limits(limits)
             .with_compression(CompressionRegistry::new().register(GzipProvider::new()))

@@ -12,7 +12,8 @@ const ALLOWED_HEADERS: &str = "authorization, connect-protocol-version, connect-
                                idempotency-key, x-api-key, x-grpc-web, x-request-id, x-user-agent";
 const ALLOWED_METHODS: &str = "GET, POST";
 /// What a page may see beside the few headers that every page may.
-const EXPOSED_HEADERS: &str = "grpc-message, grpc-status, grpc-status-details-bin, www-authenticate, x-request-id";
+const EXPOSED_HEADERS: &str =
+    "apikeys-revocation-confirmed, grpc-message, grpc-status, grpc-status-details-bin, www-authenticate, x-request-id";
 /// Seconds for which a browser remembers a preflight's answer: two hours, the most that Chromium takes.
 const MAX_AGE: &str = "7200";
 /// A preflight's answer depends on these headers of its request.

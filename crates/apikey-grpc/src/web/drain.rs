@@ -16,19 +16,23 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tonic::{Status, body::Body};
 
-/// The most that is read and forgotten, in bytes: a message of the largest size, in base64, and room for its frame.
-const MAX_BYTES: usize = 96 * 1024;
 /// How long that may take. Enough for what is on its way already; who sends slower loses the connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A body whose rest is read when it is dropped.
+/// The most that is read and forgotten where messages may have that size, in bytes: one message in base64, and room for its frame.
+pub(super) const fn most_of(max_message_size: usize) -> usize {
+    max_message_size.saturating_add(max_message_size / 2)
+}
+
+/// A body whose rest is read when it is dropped, up to so many bytes.
 pub(super) struct Drained {
     body: Option<Body>,
+    most: usize,
 }
 
 impl Drained {
-    pub(super) const fn new(body: Body) -> Self {
-        Self { body: Some(body) }
+    pub(super) const fn new(body: Body, most: usize) -> Self {
+        Self { body: Some(body), most }
     }
 }
 
@@ -59,16 +63,16 @@ impl Drop for Drained {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         // Outside a runtime there is no connection either.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(PATIENCE, read(body)));
+            runtime.spawn(tokio::time::timeout(PATIENCE, read(body, self.most)));
         }
     }
 }
 
-async fn read(mut body: Body) {
+async fn read(mut body: Body, most: usize) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > MAX_BYTES {
+        if bytes > most {
             return;
         }
     }

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use tonic::{Status, body::Body};
 
 /// A flag and a length of 32 bits.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 
 /// One message with its frame's header. A message of 4 GiB cannot be framed; no message comes near it.
 pub(super) fn frame(message: &[u8]) -> Bytes {

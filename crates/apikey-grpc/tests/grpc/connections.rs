@@ -20,6 +20,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -137,6 +138,33 @@ async fn connections_that_never_make_a_request_are_closed() {
         // Ends only if the service ends it.
         until_closed(running.public.address, sent).await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_gives_no_sign_of_life_is_given_up_and_one_that_does_is_not() {
+    const HOUR: Duration = Duration::from_hours(1);
+    let limits = ConnectionLimits {
+        keep_alive: Duration::from_millis(50),
+        // Long enough that a busy machine answers within it.
+        keep_alive_timeout: Duration::from_secs(2),
+        header_timeout: HOUR,
+        idle_timeout: HOUR,
+        ..ConnectionLimits::default()
+    };
+    let running = with_connections(limits).await;
+    let mut stream = TcpStream::connect(running.public.address).await.unwrap();
+    stream.write_all(&[PREFACE, &http2_frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let mut asked = 0;
+    // Ends only if the service ends it. The first three times it is answered (ACK).
+    while let Some((kind, payload)) = read_http2_frame(&mut stream).await {
+        if kind == PING {
+            asked += 1;
+            if asked <= 3 {
+                stream.write_all(&http2_frame(PING, 1, 0, &payload)).await.unwrap();
+            }
+        }
+    }
+    assert_eq!(asked, 4);
 }
 
 #[tokio::test]

@@ -95,6 +95,18 @@ async fn pages_follow_each_other_and_types_are_filtered() {
 }
 
 #[tokio::test]
+async fn more_keys_than_the_protocol_can_count_are_told_as_the_most_that_it_can() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let wire = running.public.wire().await;
+    for (stored, told) in [(2_147_483_647, i32::MAX), (2_147_483_648, i32::MAX), (4_294_967_297, i32::MAX), (0, 0)] {
+        running.store.tell_total_count(stored);
+        let page = list(&wire, &manager, &pb::ListApiKeysRequest::default()).await;
+        assert_eq!(page.pagination.unwrap().total_count, told, "{stored}");
+    }
+}
+
+#[tokio::test]
 async fn an_idempotency_key_carries_a_request_out_once() {
     let running = start().await;
     let (manager, _) = running.manager(1);
@@ -159,6 +171,9 @@ async fn every_wrong_field_is_named() {
     assert_eq!(fields, ["pagination.page_size", "pagination.page_token"]);
     let listing = pb::ListApiKeysRequest { key_type: 3, pagination: None };
     assert_eq!(refused(wire.call_as(&manager, LIST, &listing).await), ["key_type"]);
+    let pagination = Some(pb::Pagination { page_size: -1, page_token: String::new() });
+    let listing = pb::ListApiKeysRequest { key_type: 3, pagination };
+    assert_eq!(refused(wire.call_as(&manager, LIST, &listing).await), ["key_type", "pagination.page_size"]);
 
     for id in ["", "0198c5f07a3b7cde8f0123456789abcd"] {
         assert_eq!(refused(wire.call_as(&manager, REVOKE, &revoke(&id)).await), ["id"]);

@@ -9,7 +9,8 @@ use std::{
 };
 
 use apikey_application::{
-    Authenticator, IssueApiKey, ListApiKeys, Policy, RevokeApiKey, UsageLog, VerifyApiKey,
+    Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, Policy, RevokeApiKey, UsageLog,
+    VerifyApiKey,
     ports::{Entropy, EntropyError, TokenAuthenticator, TokenError},
 };
 use apikey_domain::{ApiKey, ApiKeyParts, KeyType, NewApiKey, Principal, RawKey, pidgr};
@@ -121,13 +122,15 @@ pub(crate) async fn start_with(setup: Setup) -> Running {
     let (shared_store, shared_clock) = (Arc::new(store.clone()), Arc::new(clock.clone()));
     let policy = Policy::pidgr();
     let usage = Arc::new(UsageLog::new());
-    let verify = VerifyApiKey::new(shared_store.clone(), shared_clock.clone(), usage.clone(), policy.format);
+    // Nothing stays in memory, so that what a test does to the store shows at once.
+    let cache = Arc::new(KeyCache::of_one_process(CacheLimits { bytes: 0, reads: 64 }));
+    let verify = VerifyApiKey::new(shared_store.clone(), cache, shared_clock.clone(), usage.clone(), policy.format);
     let verify = Arc::new(verify);
     let management = Management {
         authenticator: Authenticator::new(verify.clone(), tokens),
         issue: IssueApiKey::new(shared_store.clone(), shared_clock.clone(), Arc::new(entropy.clone()), policy.clone()),
         list: ListApiKeys::new(shared_store.clone(), policy.clone()),
-        revoke: RevokeApiKey::new(shared_store, shared_clock, policy),
+        revoke: RevokeApiKey::new(shared_store, Arc::new(NobodyElse), shared_clock, policy),
     };
     let ids = RequestIds::new(&entropy).unwrap();
     let (service, serving) = PublicService::new(management, ids.clone(), calls).await.unwrap();

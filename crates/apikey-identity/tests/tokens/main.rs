@@ -20,7 +20,10 @@ use std::{
     },
 };
 
-use apikey_application::ports::{Clock, TokenAuthenticator, TokenError};
+use apikey_application::{
+    fence::Monotonic,
+    ports::{Clock, TokenAuthenticator, TokenError},
+};
 use apikey_domain::{Principal, Timestamp, pidgr};
 use apikey_identity::{JwksSource, JwtAuthenticator, JwtSettings};
 
@@ -34,6 +37,10 @@ const AUDIENCE: &str = "api-keys";
 struct Stopped;
 
 impl Clock for Stopped {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::ZERO
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::from_unix_micros(NOW * 1_000_000).unwrap()
     }

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use apikey_domain::Actor;
 use apikey_grpc::web::AllowedOrigins;
 use apikey_identity::JwksSource;
 
@@ -28,6 +29,8 @@ pub(crate) enum Accepts {
     VisibleAscii { min: usize, max: usize },
     /// A URL that starts with one of these.
     Url(&'static [&'static str]),
+    /// What can name the issuer of a token.
+    Issuer,
     /// A path, or a URL that nobody on the way can answer for.
     Jwks,
     /// Origins of web pages, separated by commas.
@@ -50,6 +53,8 @@ impl Accepts {
                 (min..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
             }
             Self::Url(starts) => is_url(text, starts),
+            // Whether it can is the issuer's affair alone, whatever the subject.
+            Self::Issuer => Actor::token(text, "subject").is_ok(),
             Self::Jwks => Self::Path.accepts(text) && JwksSource::parse(text).is_ok(),
             Self::Origins => text.parse::<AllowedOrigins>().is_ok(),
         }
@@ -71,6 +76,9 @@ impl fmt::Display for Accepts {
             Self::Lines { max } => write!(f, "texts of 1 to {max} characters, separated by commas"),
             Self::VisibleAscii { min, max } => write!(f, "{min} to {max} visible ASCII characters"),
             Self::Url(starts) => write!(f, "a URL that starts with {}", starts.join(" or ")),
+            Self::Issuer => {
+                write!(f, "1 to {} bytes without white space and control characters", Actor::MAX_LENGTH)
+            }
             Self::Jwks => {
                 f.write_str("a path, or an https URL without user and password (http for loopback hosts alone)")
             }
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn bounds_are_included_and_what_lies_beyond_them_is_refused() {
         let second = Duration::from_secs;
-        let cases: [(Accepts, &[&str], &[&str]); 8] = [
+        let cases: [(Accepts, &[&str], &[&str]); 9] = [
             (Accepts::Address, &["127.0.0.1:0", "[::1]:65535"], &["localhost:80", "127.0.0.1", ":80", "1.2.3.4:65536"]),
             (Accepts::Integer { min: 2, max: 4 }, &["2", "4"], &["1", "5", "-3", "", "3.0"]),
             (Accepts::Duration { min: second(1), max: second(60) }, &["1s", "60s", "1m"], &["999ms", "61s", "5"]),
@@ -158,6 +166,7 @@ mod tests {
             (Accepts::VisibleAscii { min: 2, max: 3 }, &["ab", "~~~"], &["a", "abcd", "a b", "éé"]),
             (Accepts::Url(&["https://"]), &["https://x"], &["https://", "http://x", "https://a b"]),
             (Accepts::Lines { max: 2 }, &["ab", "a, b"], &["", "a,", "abc", "a\nb"]),
+            (Accepts::Issuer, &["i", "https://issuer.example/"], &["", "a b", "a\n"]),
             (Accepts::Origins, &["https://a", "https://a:1, http://localhost"], &["*", "https://a/", "http://a"]),
         ];
         for (accepts, legal, illegal) in cases {

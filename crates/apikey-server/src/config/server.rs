@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use apikey_application::fence::Lease;
 use apikey_grpc::web::AllowedOrigins;
 use apikey_identity::{JwksSource, JwtSettings};
 use apikey_store_postgres::Options;
@@ -24,6 +25,8 @@ pub(crate) struct ServerSettings {
     pub(crate) cors_allowed_origins: AllowedOrigins,
     pub(crate) backend: Backend,
     pub(crate) jwt: Option<JwtSettings>,
+    pub(crate) lease: Lease,
+    pub(crate) cache_bytes: usize,
     pub(crate) usage_flush_interval: Duration,
     pub(crate) max_connections: usize,
     pub(crate) max_concurrent_requests: usize,
@@ -80,6 +83,10 @@ impl ServerSettings {
                 .unwrap_or_default(),
             backend: backend(effective)?,
             jwt: jwt(effective)?,
+            lease: effective.required(&table::LEASE, |text| Lease::new(duration(text)?).ok())?,
+            cache_bytes: effective.required(&table::CACHE_MEBIBYTES, |text| {
+                text.parse::<usize>().ok().map(|mebibytes| mebibytes.saturating_mul(1 << 20))
+            })?,
             usage_flush_interval: effective.required(&table::USAGE_FLUSH_INTERVAL, duration)?,
             max_connections: number(&table::MAX_CONNECTIONS)?,
             max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,

@@ -44,6 +44,8 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &JWT_ORGANIZATION_CLAIM,
     &JWT_PERMISSIONS_CLAIM,
     &JWT_LEEWAY,
+    &LEASE,
+    &CACHE_MEBIBYTES,
     &USAGE_FLUSH_INTERVAL,
     &MAX_CONNECTIONS,
     &MAX_CONCURRENT_REQUESTS,
@@ -173,7 +175,7 @@ pub(super) static DATABASE_STATEMENT_TIMEOUT: Setting = Setting {
 };
 pub(super) static JWT_ISSUER: Setting = Setting {
     name: "jwt_issuer",
-    accepts: Accepts::Line { max: 255 },
+    accepts: Accepts::Issuer,
     help: "The issuer of JWTs that are accepted from callers; without it there is none",
     ..SERVER
 };
@@ -208,6 +210,20 @@ pub(super) static JWT_LEEWAY: Setting = Setting {
     accepts: Accepts::Duration { min: seconds(0), max: seconds(300) },
     default: Default::Text("30s"),
     help: "By how much the issuer's clock may differ from this one",
+    ..SERVER
+};
+pub(super) static LEASE: Setting = Setting {
+    name: "lease",
+    accepts: Accepts::Duration { min: seconds(1), max: seconds(60) },
+    default: Default::Text("3s"),
+    help: "How long this replica answers from memory without hearing from PostgreSQL, and how long a revocation waits for a replica that is silent",
+    ..SERVER
+};
+pub(super) static CACHE_MEBIBYTES: Setting = Setting {
+    name: "cache_mebibytes",
+    accepts: Accepts::Integer { min: 1, max: 1_048_576 },
+    default: Default::Text("256"),
+    help: "The most memory for keys that are verified from memory, in MiB; a million keys take about 200",
     ..SERVER
 };
 pub(super) static USAGE_FLUSH_INTERVAL: Setting = Setting {

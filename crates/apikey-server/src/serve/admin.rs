@@ -15,6 +15,8 @@ use hyper::body::{Bytes, Incoming};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
+use super::vitals::Vitals;
+
 /// How long the database may take to answer while it counts as ready. Probes usually wait for 1 to 10 s.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -24,14 +26,15 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What the admin listener can tell.
 pub(super) struct Admin<S> {
     store: Arc<S>,
+    vitals: Vitals,
     metrics: PrometheusHandle,
     serving: AtomicBool,
 }
 
 impl<S: KeyStore> Admin<S> {
-    /// Tells of that store and those metrics; ready until told otherwise.
-    pub(super) fn new(store: Arc<S>, metrics: PrometheusHandle) -> Self {
-        Self { store, metrics, serving: AtomicBool::new(true) }
+    /// Tells of that store, those vital signs and metrics; ready until told otherwise.
+    pub(super) fn new(store: Arc<S>, vitals: Vitals, metrics: PrometheusHandle) -> Self {
+        Self { store, vitals, metrics, serving: AtomicBool::new(true) }
     }
 
     /// From now on `/readyz` says no.
@@ -48,6 +51,7 @@ impl<S: KeyStore> Admin<S> {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.ready().await,
             "/metrics" => {
+                self.vitals.publish();
                 let mut response = text(StatusCode::OK, self.metrics.render());
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
                 response
@@ -59,6 +63,9 @@ impl<S: KeyStore> Admin<S> {
     async fn ready(&self) -> Response<Full<Bytes>> {
         if !self.serving.load(Ordering::Relaxed) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
+        }
+        if self.vitals.holds_lease() {
+            return text(StatusCode::OK, "ready\n");
         }
         match timeout(READY_TIMEOUT, self.store.ping()).await {
             Ok(Ok(())) => text(StatusCode::OK, "ready\n"),

@@ -107,6 +107,10 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         self.read(|store| async move { store.record_uses(&uses).await }).await
     }
 
+    fn distrust_connections(&self) {
+        self.store.distrust_connections();
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|store| async move { store.ping().await }).await
     }

@@ -63,7 +63,7 @@ async fn flush(usage: &UsageLog, store: &impl KeyStore) -> Result<(), StoreError
 
 #[cfg(test)]
 mod tests {
-    use apikey_application::ports::KeyStore as _;
+    use apikey_application::{CachedKey, ports::KeyStore as _};
     use apikey_testing::{InMemoryStore, StoreCall, fixtures};
 
     use super::*;
@@ -73,7 +73,7 @@ mod tests {
         let (store, usage) = (InMemoryStore::new(), UsageLog::new());
         let key = fixtures::a_key(1);
         store.commit(fixtures::issue(&key)).await.unwrap();
-        usage.note(key.id(), fixtures::seconds_later(7));
+        usage.note(&Arc::new(CachedKey::new(&key)), fixtures::seconds_later(7));
         for _ in 0..2 {
             store.fail_next(StoreCall::RecordUses, StoreError::TimedOut);
         }

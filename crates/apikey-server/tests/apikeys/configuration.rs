@@ -52,7 +52,7 @@ fn bad_settings_are_refused_with_their_name_and_what_is_accepted() {
     let bad_key = folder.file("bad.toml", "usage_flush_interval = 5\n");
     let broken = folder.file("broken.toml", "listen = \"127.0.0.1:1\"\nverify_token = \"hidden-in-the-file\n");
     let in_file = folder.file("key.toml", "key = \"pidgr_k_x\"\n");
-    let cases: [Case<'_>; 19] = [
+    let cases: [Case<'_>; 20] = [
         (&[("APIKEYS_LISTNE", "x")], &[], &["APIKEYS_LISTNE is not a setting"]),
         (
             &[("APIKEYS_LISTEN", "localhost")],
@@ -80,6 +80,11 @@ fn bad_settings_are_refused_with_their_name_and_what_is_accepted() {
             &[("APIKEYS_JWT_ISSUER", "https://issuer.example")],
             &[],
             &["jwt_issuer needs jwt_issuer, jwt_audience and jwt_jwks"],
+        ),
+        (
+            &[("APIKEYS_JWT_ISSUER", "an issuer"), ("APIKEYS_JWT_AUDIENCE", "a"), ("APIKEYS_JWT_JWKS", "jwks.json")],
+            &[],
+            &["jwt_issuer must be 1 to 255 bytes without white space", "APIKEYS_JWT_ISSUER"],
         ),
         (&[("APIKEYS_TLS_CERTIFICATE", "chain.pem")], &[], &["tls_certificate needs tls_key"]),
         (&[("APIKEYS_TLS_KEY", "key.pem")], &[], &["tls_key needs tls_certificate"]),

@@ -11,7 +11,7 @@ use base64::{
 
 use crate::{
     callers::Issuer,
-    harness::{Database, Done, Folder, Server},
+    harness::{Database, Done, Folder, Server, ask},
 };
 
 /// Finds any of many needles in one pass.
@@ -131,6 +131,7 @@ fn exercise(database: &Database) -> Remains {
         remains.keep("create", &server.client(key, &["create", "--name", " "]), false);
         remains.keep("admin", &Done { code: 0, stdout: server.get("/metrics").1, stderr: String::new() }, false);
     }
+    exercise_web(&server, &manager, &mut remains);
     let on_the_wrong_port = ["verify", "--verify-endpoint", &format!("http://{}", server.listen)];
     remains.keep("verify", &server.client_with_input("x", &on_the_wrong_port, &format!("{manager}\n")), false);
 
@@ -146,6 +147,52 @@ fn exercise(database: &Database) -> Remains {
     assert!(done.stderr.contains("\"level\":\"TRACE\""), "the log is one of trace level");
     remains.texts.push(("the service's log".to_owned(), done.stderr));
     remains
+}
+
+const CREATE: &str = "/pidgr.v1.ApiKeyService/CreateApiKey";
+const LIST: &str = "/pidgr.v1.ApiKeyService/ListApiKeys";
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// The protocols of the web: a key that they create, and every key where it belongs and where it does not.
+fn exercise_web(server: &Server, manager: &str, remains: &mut Remains) {
+    let created = ask(&server.listen, "POST", CREATE, &[JSON, ("x-api-key", manager)], br#"{"name":"web"}"#);
+    let (_, raw_key) = created.split_once("\"rawKey\":\"").unwrap_or_else(|| panic!("{created}"));
+    remains.raw_keys.push(raw_key.split('"').next().unwrap().to_owned());
+
+    for key in remains.raw_keys.clone() {
+        let credential = ("x-api-key", key.as_str());
+        let bearer = format!("Bearer {key}");
+        let in_json = |template: &str| template.replace('#', &key).into_bytes();
+        let framed = [&[0, 0, 0, 0, 54], key.as_bytes()].concat();
+        let requests = [
+            ("POST", LIST.to_owned(), &[JSON, credential][..], in_json("{}")),
+            ("POST", LIST.to_owned(), &[JSON, ("authorization", &bearer)], in_json("{}")),
+            ("POST", LIST.to_owned(), &[JSON, credential, ("authorization", &bearer)], in_json("{}")),
+            ("POST", format!("{LIST}?api_key={key}"), &[JSON], in_json("{}")),
+            ("GET", format!("{LIST}?connect=v1&encoding=json&message={key}"), &[credential], Vec::new()),
+            ("GET", format!("/{key}"), &[], Vec::new()),
+            ("POST", format!("/pidgr.v1.ApiKeyService/{key}"), &[JSON, credential], in_json("{}")),
+            ("POST", CREATE.to_owned(), &[JSON, credential], in_json(r##"{"name":"#"##)),
+            ("POST", CREATE.to_owned(), &[JSON, credential], in_json(r##"{"permissions":["#"]}"##)),
+            ("POST", LIST.to_owned(), &[JSON, credential], in_json(r##"{"pagination":{"pageToken":"#"}}"##)),
+            ("POST", CREATE.to_owned(), &[JSON, credential, ("idempotency-key", &key)], in_json("{}")),
+            ("POST", CREATE.to_owned(), &[JSON, credential, ("x-request-id", &key)], in_json(r#"{"name":"web"}"#)),
+            ("POST", LIST.to_owned(), &[JSON, credential, ("connect-timeout-ms", &key)], in_json("{}")),
+            ("POST", LIST.to_owned(), &[("content-type", &*format!("application/{key}")), credential], Vec::new()),
+            ("POST", LIST.to_owned(), &[("content-type", "application/proto"), credential], key.clone().into()),
+            ("POST", LIST.to_owned(), &[("content-type", "application/grpc-web"), credential], framed),
+        ];
+        for (number, (method, target, headers, body)) in requests.into_iter().enumerate() {
+            let mut answer = ask(&server.listen, method, &target, headers, &body);
+            // The one answer that shows a key; it is one more that must be nowhere else.
+            if let Some((before, shown)) = answer.split_once("\"rawKey\":\"") {
+                let (raw_key, after) = shown.split_once('"').unwrap();
+                remains.raw_keys.push(raw_key.to_owned());
+                answer = format!("{before}{after}");
+            }
+            remains.texts.push((format!("the answer to request {number} by HTTP/1.1"), answer));
+        }
+    }
 }
 
 fn search_texts(remains: &Remains) -> Searcher {

@@ -56,6 +56,32 @@ fn a_request_in_flight_is_finished() {
     assert_eq!(server.verify(&raw_key, &[]).code, 0);
 }
 
+/// PostgreSQL stands still in the middle of a flush: the stop does not wait until the statement's own time is over.
+#[test]
+fn a_database_that_stands_still_does_not_hold_up_the_stop() {
+    let postgres = TestServer::start(&["-c", "fsync=off"]);
+    let settings = [
+        ("APIKEYS_DATABASE_CONNECT_TIMEOUT", "60s"),
+        ("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "60s"),
+        ("APIKEYS_USAGE_FLUSH_INTERVAL", "1s"),
+    ];
+    let server = Server::start(&Database::Postgres(postgres.database()), &settings);
+    let key = server.first_key();
+    assert_eq!(server.verify(&key, &[]).code, 0);
+    eventually("a flush has just been", || {
+        server.get("/metrics").1.contains("apikeys_uses_recorded_total 1").then_some(())
+    });
+    assert_eq!(server.verify(&key, &[]).code, 0);
+    let _paused = postgres.pause();
+    // It answers so after longer than the next flush takes to begin.
+    assert_eq!(server.get("/readyz").0, 503);
+    server.signal("TERM");
+    let done = server.wait();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stderr.contains("the last uses could not be recorded in time"), "{done:?}");
+    assert!(!done.stderr.contains("they are kept"), "it waited until the statement was given up: {done:?}");
+}
+
 #[test]
 fn a_log_line_is_json_and_names_the_request() {
     let server = Server::start(&Database::sqlite(), &[]);

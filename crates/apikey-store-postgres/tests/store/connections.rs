@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Asks until the store answers; every failure before must be one that may pass.
-async fn until_it_answers(store: &PostgresStore) {
+pub(crate) async fn until_it_answers(store: &PostgresStore) {
     for _ in 0..600 {
         match store.ping().await {
             Ok(()) => return,
@@ -28,7 +28,7 @@ async fn until_it_answers(store: &PostgresStore) {
     panic!("the store does not recover");
 }
 
-async fn terminate_the_others(client: &Client) -> i64 {
+pub(crate) async fn terminate_the_others(client: &Client) -> i64 {
     let statement = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'apikeys'";
     client.query_one(statement, &[]).await.unwrap().get(0)

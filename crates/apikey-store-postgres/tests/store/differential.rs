@@ -130,6 +130,7 @@ fn commit_of(command: &Command) -> Option<Commit> {
                     key(*number).organization_id().clone()
                 },
                 key_id: key(*number).id(),
+                digest: *key(*number).digest(),
             },
             events: Vec::new(),
             on_behalf_of: authorizer.map(|number| self::key(number).id()),

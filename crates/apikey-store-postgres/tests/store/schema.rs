@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use super::contract::{beside, patient};
 
-const VERSIONS: [&str; 4] = ["0001", "0002", "0003", "0004"];
+const VERSIONS: [&str; 5] = ["0001", "0002", "0003", "0004", "0005"];
 
 #[tokio::test]
 async fn processes_that_start_together_migrate_once() {
@@ -33,7 +33,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     assert!(matches!(&error, ConnectError::Schema(SchemaError::TooNew { version }) if version == "9999"), "{error:?}");
     let rows = client.query("SELECT version FROM __diesel_schema_migrations ORDER BY version", &[]).await.unwrap();
     let versions: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(versions, ["0001", "0002", "0003", "9999"]);
+    assert_eq!(versions, ["0001", "0002", "0003", "0005", "9999"]);
 }
 
 #[tokio::test]
@@ -73,6 +73,10 @@ async fn the_database_itself_refuses_what_must_not_be() {
         ("UPDATE api_keys SET revoked_at = '2025-01-01Z', narrowed_seq = 1", "api_keys_revoked_at_check"),
         ("INSERT INTO key_counts VALUES ('acme', 'KEY_TYPE_API_KEY', 16, 1)", "key_counts_shard_check"),
         ("INSERT INTO key_counts VALUES ('acme', 'KEY_TYPE_API_KEY', 1, -1)", "key_counts_keys_check"),
+        ("INSERT INTO replicas VALUES (gen_random_uuid(), -1, 0, 3000)", "replicas_acked_seq_check"),
+        ("INSERT INTO replicas VALUES (gen_random_uuid(), 0, -1, 3000)", "replicas_renewals_check"),
+        ("INSERT INTO replicas VALUES (gen_random_uuid(), 0, 0, 999)", "replicas_lease_millis_check"),
+        ("INSERT INTO replicas VALUES (gen_random_uuid(), 0, 0, 60001)", "replicas_lease_millis_check"),
     ] {
         let error = client.batch_execute(statement).await.unwrap_err();
         let error = error.as_db_error().unwrap_or_else(|| panic!("{statement}: {error:?}"));

@@ -2,17 +2,20 @@
 
 use std::{cell::RefCell, io, sync::Once};
 
-use apikey_application::ports::{KeyStore as _, PageQuery, Position, Use};
+use apikey_application::{
+    fence::{Lease, Reaping},
+    ports::{KeyStore as _, PageQuery, Position, Revocations as _, Use},
+};
 use apikey_store_postgres::{Options, PostgresStore};
 use apikey_testing::{
     fixtures::{a_claim, a_key, an_organization, confirm, issue, issue_once, on_behalf_of, revoke, seconds_later},
     postgres::{TestDatabase, TestServer},
 };
 
-use super::contract::patient;
+use super::{contract::patient, revocations::a_replica};
 
 /// Text that only one of the store's statements holds, for each of them.
-const MARKS: [&str; 8] = [
+const MARKS: [&str; 13] = [
     "LEFT JOIN api_keys k ON k.digest",
     "k.id = $1 AND k.organization_id = $2",
     "SELECT key_id, request_digest FROM idempotency_records",
@@ -21,6 +24,11 @@ const MARKS: [&str; 8] = [
     "UPDATE revocation_head",
     "bool_or(id = $11 AND organization_id = $12 AND revoked_at IS NOT NULL)",
     "SET last_used_at = locked.at",
+    "INSERT INTO replicas",
+    "UPDATE replicas",
+    "LEFT JOIN replicas",
+    "USING silent",
+    "DELETE FROM replicas r USING settings",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,6 +37,10 @@ async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_s
     let database = server.database();
     PostgresStore::migrate(database.url()).await.unwrap();
     let store = PostgresStore::connect(database.url(), Options { max_connections: 1, ..patient() }).await.unwrap();
+    let revocations = store.revocations();
+    // Opens the connections, which has statements of its own.
+    revocations.leave(a_replica(1_000)).await.unwrap();
+    assert_eq!(revocations.renew(a_replica(1_000), 0).await.unwrap(), None);
     let authorizer = a_key(1_000);
     store.commit(issue(&authorizer)).await.unwrap();
     let before = server.log();
@@ -47,6 +59,12 @@ async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_s
         store.record_uses(&[Use { key_id: key.id(), at: seconds_later(1) }]).await.unwrap();
         store.commit(on_behalf_of(&authorizer, revoke(&key, seconds_later(2)))).await.unwrap();
         store.commit(confirm(&key, seconds_later(3))).await.unwrap();
+        let replica = a_replica(seed);
+        revocations.join(replica, Lease::DEFAULT).await.unwrap();
+        revocations.renew(replica, seed).await.unwrap().unwrap();
+        revocations.replicas().await.unwrap();
+        assert!(!revocations.reap(Reaping { id: replica, renewals: 0 }).await.unwrap());
+        revocations.leave(replica).await.unwrap();
     }
     let log = server.log();
     let parses =
@@ -56,7 +74,7 @@ async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_s
     }
     let executed = log.strip_prefix(&before).expect("a log only grows");
     let executions = executed.lines().filter(|line| line.contains("ms  execute ")).count();
-    assert_eq!(executions, 5 * 9, "one statement for each call:\n{executed}");
+    assert_eq!(executions, 5 * 14, "one statement for each call:\n{executed}");
     assert!(!executed.contains("BEGIN"), "each statement is a transaction of its own");
 }
 

@@ -146,7 +146,7 @@ impl State {
                 self.keys.insert(key.id(), Record { key: legal(stored), narrowed_seq: Some(self.head) });
                 self.head()
             }
-            Change::ConfirmRevoked { organization_id, key_id } => {
+            Change::ConfirmRevoked { organization_id, key_id, digest: _ } => {
                 let record = self.find_by_id(&organization_id, key_id).ok_or(CommitError::NotFound)?;
                 let revoked = record.key.parts().revoked_at.is_some();
                 let narrowed_seq = record.narrowed_seq.filter(|_| revoked).ok_or(CommitError::NotFound)?;

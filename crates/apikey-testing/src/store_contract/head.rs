@@ -121,7 +121,8 @@ pub async fn a_live_foreign_or_unknown_key_cannot_be_confirmed(under_test: &impl
     for key in [&live, &foreign, &a_key(4)] {
         let before = everything(under_test, key).await;
         let mut confirmation = confirm(key, seconds_later(2));
-        confirmation.change = Change::ConfirmRevoked { organization_id: an_organization(), key_id: key.id() };
+        confirmation.change =
+            Change::ConfirmRevoked { organization_id: an_organization(), key_id: key.id(), digest: *key.digest() };
         for attempt in [confirmation.clone(), on_behalf_of(&live, confirmation)] {
             let error = refusal(under_test, attempt).await;
             assert!(matches!(error, CommitError::NotFound), "{error:?}");

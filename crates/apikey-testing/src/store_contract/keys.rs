@@ -125,6 +125,7 @@ pub async fn organizations_are_compared_to_the_byte(under_test: &impl StoreUnder
         misplaced.change = apikey_application::ports::Change::ConfirmRevoked {
             organization_id: key.organization_id().clone(),
             key_id: ours.id(),
+            digest: *ours.digest(),
         };
         under_test.store().commit(misplaced).await.expect_err("the key is of an organization spelled otherwise");
     }

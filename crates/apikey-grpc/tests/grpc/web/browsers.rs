@@ -73,8 +73,14 @@ async fn a_page_of_a_named_origin_may_call_and_its_browser_remembers_so() {
             assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
             assert_eq!(answer.header("vary"), Some("origin"));
             let exposed: Vec<_> = answer.header("access-control-expose-headers").unwrap().split(", ").collect();
-            for needed in ["grpc-status", "grpc-message", "grpc-status-details-bin", "www-authenticate", "x-request-id"]
-            {
+            for needed in [
+                "grpc-status",
+                "grpc-message",
+                "grpc-status-details-bin",
+                "www-authenticate",
+                "x-request-id",
+                "apikeys-revocation-confirmed",
+            ] {
                 assert!(exposed.contains(&needed), "{needed}");
             }
         }

@@ -1,9 +1,9 @@
 //! TLS on the public listener: both versions of HTTP by ALPN, and nothing in clear text.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::http::Method;
-use apikey_grpc::{TlsError, TlsIdentity};
+use apikey_grpc::{TlsError, TlsIdentity, listener::ConnectionLimits};
 use rcgen::CertifiedKey;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -23,9 +23,13 @@ use crate::{
 };
 
 async fn with_tls() -> (Running, CertificateDer<'static>) {
+    with_tls_and(ConnectionLimits::default()).await
+}
+
+async fn with_tls_and(connections: ConnectionLimits) -> (Running, CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["service.test".to_owned()]).unwrap();
     let tls = TlsIdentity::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes()).unwrap();
-    let running = start_with(Setup { tls: Some(tls), ..Setup::default() }).await;
+    let running = start_with(Setup { tls: Some(tls), connections, ..Setup::default() }).await;
     (running, cert.der().clone())
 }
 
@@ -76,6 +80,17 @@ async fn clear_text_and_garbage_end_the_connection_and_nothing_else() {
     let stream = TcpStream::connect(running.public.address).await.unwrap();
     let name = ServerName::try_from("service.test").unwrap();
     connector(certificate, &[b"h2"]).connect(name, stream).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_never_begun_is_given_up() {
+    let connections = ConnectionLimits { header_timeout: Duration::from_millis(50), ..ConnectionLimits::default() };
+    let (running, _) = with_tls_and(connections).await;
+    let mut stream = TcpStream::connect(running.public.address).await.unwrap();
+    let mut received = Vec::new();
+    // Ends only if the service ends it.
+    let _ = stream.read_to_end(&mut received).await;
+    assert_eq!(received, b"");
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! Faults of the database.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::time::sleep;
+
+use super::{Evidence, Means};
+use crate::{
+    cluster::{Cluster, REPLICAS},
+    database::Server,
+    tally::Stage,
+};
+
+/// How many calls of verification and change ended without success while the fault lasted.
+fn failures(cluster: &Cluster) -> u64 {
+    let tallies = cluster.world.tallies();
+    let tally = tallies.get(Stage::Fault as usize);
+    tally.map_or(0, |tally| tally.failed.values().sum::<u64>() + tally.unknown)
+}
+
+/// The database is killed, is away for a while, and is started again.
+pub(super) async fn kill(cluster: &Cluster, means: &Means) -> Result<Evidence> {
+    cluster.server.kill().await?;
+    sleep(means.lasts).await;
+    let evidence = Evidence::of("databases killed", 1).and("calls that failed", failures(cluster));
+    cluster.server.start_again().await?;
+    cluster.find_database().await?;
+    Ok(evidence)
+}
+
+/// The rows that changes wait for are held, a second at a time, so that changes fill the pools.
+pub(super) async fn exhaust_pools(cluster: &Cluster, means: &Means) -> Result<Evidence> {
+    let before = failures(cluster);
+    let client = cluster.server.connect(&cluster.database).await?;
+    let rounds = u32::try_from(means.lasts.as_millis() / 1_200)?.max(1);
+    for _ in 0..rounds {
+        client
+            .batch_execute(
+                "BEGIN; SELECT FROM revocation_head FOR UPDATE; LOCK TABLE key_counts IN EXCLUSIVE MODE; \
+                 SELECT pg_sleep(1); COMMIT",
+            )
+            .await?;
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(Evidence::of("locks held", u64::from(rounds)).and("calls that failed", failures(cluster) - before))
+}
+
+/// The standby is promoted. The first replica keeps its connections to the old primary for a while, which still answers its reads;
+/// the others are led to the new one at once. Then the old primary is killed.
+pub(crate) async fn fail_over(cluster: &mut Cluster, standby: Server, means: &Means) -> Result<Evidence> {
+    let standby = Arc::new(standby);
+    let address = standby.address().await?;
+    standby.promote().await?;
+    for number in 1..REPLICAS {
+        cluster.link(number)?.change(|condition| condition.server = address);
+        cluster.link(number)?.reset();
+    }
+    // New connections of the first one too lead to the new primary, half-way through: its reads then come from both.
+    sleep(means.lasts / 2).await;
+    cluster.link(0)?.change(|condition| condition.server = address);
+    sleep(means.lasts / 2).await;
+    let old = std::mem::replace(&mut cluster.server, Arc::clone(&standby));
+    let connections = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'apikeys'";
+    let kept: u64 = old.sql("postgres", connections).await?.parse()?;
+    let moved: u64 = standby.sql("postgres", connections).await?.parse()?;
+    old.kill().await?;
+    let reset = cluster.count(|counts| counts.reset.load(Ordering::Relaxed));
+    // Its container is removed, which takes a while.
+    tokio::task::spawn_blocking(move || drop(old)).await.context("the old primary")?;
+    Ok(Evidence::of("connections kept to the old primary", kept)
+        .and("connections to the new primary", moved)
+        .and("connections reset", reset))
+}
