@@ -6,9 +6,11 @@ mod floods;
 mod load;
 mod pages;
 mod postgres;
+mod processes;
 mod protocols;
 mod report;
 mod start;
+mod verify;
 
 use std::time::Instant;
 
@@ -23,11 +25,11 @@ use report::Report;
 
 /// What can be measured: time until ready, idle memory and the binary's size on SQLite; creates beside a plain INSERT and COMMIT
 /// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; the CPU of one call
-/// by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite.
-const SUBJECTS: [&str; 5] = ["start", "creates", "pages", "protocols", "floods"];
+/// by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite; verifications beside bare tonic servers, on PostgreSQL.
+const SUBJECTS: [&str; 6] = ["start", "creates", "pages", "protocols", "floods", "verify"];
 
 /// Builds what is shipped and measures it; prints a table and writes `target/bench.json`.
-pub(crate) fn run_all(subjects: &[String]) -> Result<()> {
+pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
     for subject in subjects {
         ensure!(SUBJECTS.contains(&subject.as_str()), "{subject} is none of {}", SUBJECTS.join(", "));
     }
@@ -39,13 +41,16 @@ pub(crate) fn run_all(subjects: &[String]) -> Result<()> {
     if wanted("start") {
         start::measure(&binary, &folder, &mut report)?;
     }
-    if wanted("creates") || wanted("pages") {
+    if wanted("creates") || wanted("pages") || wanted("verify") {
         let database = postgres::Postgres::start()?;
         if wanted("creates") {
             creates::measure(&binary, &folder, &database, &mut report)?;
         }
         if wanted("pages") {
             pages::measure(&binary, &folder, &database, &mut report)?;
+        }
+        if wanted("verify") {
+            verify::measure(&binary, &folder, &database, keys, &mut report)?;
         }
     }
     if wanted("protocols") {

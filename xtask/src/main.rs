@@ -71,8 +71,11 @@ enum Task {
     },
     /// Measure the service as it is shipped; prints a table and writes `target/bench.json`.
     Bench {
-        /// What to measure: `start`, `creates`, `pages`, `protocols`, `floods`; everything if nothing is named.
+        /// What to measure: `start`, `creates`, `pages`, `protocols`, `floods`, `verify`; everything if nothing is named.
         subjects: Vec<String>,
+        /// How many keys `verify` has.
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: usize,
     },
     /// Break a running system in many ways, and check what it promises; prints a table and writes `target/chaos.json`.
     Chaos {
@@ -106,20 +109,20 @@ fn run(task: Task) -> Result<()> {
         Task::Conformance { arguments } => conformance::run_all(&arguments),
         Task::Examples => examples::run_all(),
         Task::Fuzz { seconds } => fuzz::run_all(seconds),
-        Task::Bench { subjects } => bench(&subjects),
+        Task::Bench { subjects, keys } => bench(&subjects, keys),
         Task::Chaos { arguments } => chaos::run_all(&arguments),
         Task::Audit => ci::audit(),
     }
 }
 
 #[cfg(feature = "bench")]
-fn bench(subjects: &[String]) -> Result<()> {
-    bench::run_all(subjects)
+fn bench(subjects: &[String], keys: usize) -> Result<()> {
+    bench::run_all(subjects, keys)
 }
 
-/// Starts this program again with what a bench needs.
+/// Starts this program again with what a bench needs, optimized: it has to be faster than what it measures.
 #[cfg(not(feature = "bench"))]
-fn bench(subjects: &[String]) -> Result<()> {
-    let arguments = ["run", "--quiet", "--package", "xtask", "--features", "bench", "--", "bench"];
-    process::run(process::command("cargo", arguments).args(subjects))
+fn bench(subjects: &[String], keys: usize) -> Result<()> {
+    let arguments = ["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", "bench"];
+    process::run(process::command("cargo", arguments).args(["--keys", &keys.to_string()]).args(subjects))
 }

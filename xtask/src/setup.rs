@@ -40,6 +40,13 @@ pub(crate) fn database() -> Result<()> {
     postgres_image::make()
 }
 
+/// Makes sure of what the bench of verifications needs besides.
+#[cfg(feature = "bench")]
+pub(crate) fn for_bench() -> Result<()> {
+    let _lock = lock()?;
+    complain(&packages::install(&packages::missing_for_bench())?)
+}
+
 fn complain(missing: &[String]) -> Result<()> {
     for line in missing {
         eprintln!("missing: {line}");

@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Service, ServiceExt};
-use tracing::{Instrument, Span, field};
+use tracing::Instrument;
 
 use crate::{
     methods::{Method, Methods},
@@ -89,13 +89,7 @@ where
         let request_id = shared.request_ids.identify(request.headers());
         request.extensions_mut().insert(request_id.clone());
         let method = shared.methods.find(request.uri().path());
-        let span = tracing::info_span!(
-            "call",
-            request_id = request_id.as_str(),
-            method = method.name,
-            code = field::Empty,
-            milliseconds = field::Empty,
-        );
+        let span = tracing::info_span!("call", request_id = request_id.as_str(), method = method.name,);
         Box::pin(async move { Ok(shared.answer(routes, request, &request_id).await) }.instrument(span))
     }
 }
@@ -210,9 +204,7 @@ impl Drop for Measured<'_> {
         let duration = self.started.elapsed();
         self.methods.in_flight().decrement(1);
         self.method.record(self.code, duration);
-        let span = Span::current();
-        span.record("code", code_name(self.code));
-        span.record("milliseconds", duration.as_secs_f64() * 1_000.0);
-        tracing::debug!("the call has ended");
+        let milliseconds = duration.as_secs_f64() * 1_000.0;
+        tracing::debug!(code = code_name(self.code), milliseconds, "the call has ended");
     }
 }

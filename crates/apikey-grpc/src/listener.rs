@@ -14,6 +14,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
@@ -115,8 +116,7 @@ where
     serve_with(listener, None, service, limits, shutdown).await
 }
 
-/// Serves connections, by TLS where there is an identity, until `shutdown` is ready; then accepts no more, tells each peer
-/// (GOAWAY), lets requests in flight finish within [`ConnectionLimits::drain`], and cuts the rest.
+/// Serves connections on the runtime that this is called on; otherwise as [`serve_on`].
 ///
 /// # Cancel safety
 /// Dropping the future cuts all connections.
@@ -133,10 +133,36 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    serve_on(Vec::new(), listener, tls, service, limits, shutdown).await
+}
+
+/// Serves connections, by TLS where there is an identity, until `shutdown` is ready; then accepts no more, tells each peer
+/// (GOAWAY), lets requests in flight finish within [`ConnectionLimits::drain`], and cuts the rest.
+///
+/// Connections are accepted on the runtime that this is called on, and handed to the `workers` in turn: a connection and all its
+/// calls stay on one of them. Without any they stay where they were accepted.
+///
+/// # Cancel safety
+/// Dropping the future cuts all connections.
+pub async fn serve_on<S, B>(
+    workers: Vec<Handle>,
+    listener: TcpListener,
+    tls: Option<TlsIdentity>,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: impl Future<Output = ()>,
+) -> Drained
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let http = Arc::new(builder(&limits));
     let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let (closing, _) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let mut in_turn = workers.iter().cycle();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -145,7 +171,11 @@ where
             Some(_) = connections.join_next() => {}
             (stream, peer, slot) = accept(&listener, &slots) => {
                 let connection = Connection { http: Arc::clone(&http), limits, closing: closing.subscribe(), slot };
-                connections.spawn(connection.open(stream, tls.clone(), peer, service.clone()));
+                let (tls, service) = (tls.clone(), service.clone());
+                match in_turn.next() {
+                    None => connections.spawn(connection.open(stream, tls, peer, service)),
+                    Some(worker) => connections.spawn_on(connection.move_and_open(stream, tls, peer, service), worker),
+                };
             }
         }
     }
@@ -212,6 +242,20 @@ struct Connection {
 }
 
 impl Connection {
+    /// Opens a connection that was accepted on another runtime.
+    async fn move_and_open<S, B>(self, stream: TcpStream, tls: Option<TlsIdentity>, peer: SocketAddr, service: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match stream.into_std().and_then(TcpStream::from_std) {
+            Ok(stream) => self.open(stream, tls, peer, service).await,
+            Err(error) => tracing::warn!(%peer, %error, "a connection could not be handed on"),
+        }
+    }
+
     async fn open<S, B>(self, stream: TcpStream, tls: Option<TlsIdentity>, peer: SocketAddr, service: S)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,

@@ -69,7 +69,7 @@ fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {
 
 fn migrate(settings: &ServerSettings) -> Result<ExitCode, Failure> {
     let runtimes = Runtimes::start()?;
-    let applied = runtimes.block_on(async {
+    let applied = runtimes.store().block_on(async {
         match &settings.backend {
             Backend::Sqlite { directory } => stores::migrate_sqlite(directory).await,
             Backend::Postgres { url, .. } => stores::migrate_postgres(url).await,
@@ -87,7 +87,7 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let bootstrap = read_bootstrap(matches)?;
     let settings = start_server_command(matches)?;
     let runtimes = Runtimes::start()?;
-    let issued = runtimes.block_on(async {
+    let issued = runtimes.store().block_on(async {
         match &settings.backend {
             Backend::Sqlite { directory } => {
                 let store = stores::open_sqlite(directory).await?;

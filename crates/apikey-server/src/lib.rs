@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use apikey_application::ports::{KeyStore, Revocations};
 
+pub use runtimes::Runtimes;
+
 /// Puts something between the service and its database. What is shipped puts nothing there.
 pub trait Decorate: Send + Sync + 'static {
     /// What the service uses in the store's place.

@@ -1,9 +1,22 @@
-//! Two runtimes: one serves, the other carries the calls to the store. Small ones: an idle service should cost little.
+//! The runtimes: one thread for each core that serves, one for what is done once, and a few for the calls to the store. Small ones: an
+//! idle service should cost little.
+//!
+//! A connection stays on the thread that it was given to, so that nothing of a call moves between cores or is woken through
+//! another one.
 
-use std::{future::Future, io, thread::available_parallelism, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread::{self, available_parallelism},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::oneshot,
+};
 
 /// More threads than this for the store's side only wait for each other: its work is done elsewhere.
 const STORE_THREADS: usize = 4;
@@ -14,38 +27,79 @@ const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long threads may take to end when the program does.
 const STOP: Duration = Duration::from_millis(200);
 
-/// The two runtimes of a server.
-pub(crate) struct Runtimes {
-    serving: Runtime,
+/// The runtimes of a server.
+pub struct Runtimes {
+    main: Runtime,
+    serving: Vec<ServingThread>,
+    /// Tells, by being closed, that all threads that serve have ended.
+    served: Receiver<()>,
     store: Runtime,
 }
 
+/// A thread that runs what it is given until its sender is dropped.
+struct ServingThread {
+    runtime: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
 impl Runtimes {
-    /// Starts both.
+    /// Starts all.
     ///
     /// # Errors
     /// The system has no threads left.
-    pub(crate) fn start() -> anyhow::Result<Self> {
+    pub fn start() -> anyhow::Result<Self> {
         let cores = available_parallelism().map_or(1, usize::from);
-        let serving = runtime("serve", cores).context("no threads to serve with")?;
-        let store = runtime("store", cores.min(STORE_THREADS)).context("no threads for the store")?;
-        Ok(Self { serving, store })
+        let main = build(&mut Builder::new_current_thread()).context("no thread to start with")?;
+        let (ended, served) = channel();
+        let serving = (0..cores)
+            .map(|core| ServingThread::start(core, ended.clone()))
+            .collect::<io::Result<_>>()
+            .context("no threads to serve with")?;
+        let store = build(Builder::new_multi_thread().worker_threads(cores.min(STORE_THREADS)).thread_name("store"))
+            .context("no threads for the store")?;
+        Ok(Self { main, serving, served, store })
     }
 
     /// The store's runtime.
-    pub(crate) fn store(&self) -> &Handle {
+    #[must_use]
+    pub fn store(&self) -> &Handle {
         self.store.handle()
     }
 
-    /// Serves until the future is ready.
-    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.serving.block_on(future)
+    /// The runtimes that connections are handed to, in turn.
+    #[must_use]
+    pub fn serving(&self) -> Vec<Handle> {
+        self.serving.iter().map(|thread| thread.runtime.clone()).collect()
     }
 
-    /// Ends both, whatever still runs.
-    pub(crate) fn stop(self) {
-        self.serving.shutdown_timeout(STOP);
-        self.store.shutdown_timeout(STOP);
+    /// Runs a future to its end, on this thread.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.main.block_on(future)
+    }
+
+    /// Ends all, whatever still runs.
+    pub fn stop(self) {
+        let Self { main, serving, served, store } = self;
+        drop(serving);
+        // Nothing is ever sent: this waits until all have ended, or for the time that they have.
+        let _ = served.recv_timeout(STOP);
+        main.shutdown_timeout(STOP);
+        store.shutdown_timeout(STOP);
+    }
+}
+
+impl ServingThread {
+    fn start(core: usize, ended: Sender<()>) -> io::Result<Self> {
+        let runtime = build(&mut Builder::new_current_thread())?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        thread::Builder::new().name(format!("serve-{core}")).spawn(move || {
+            // The sender never sends: it is dropped.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(STOP);
+            drop(ended);
+        })?;
+        Ok(Self { runtime: handle, _stop: stop })
     }
 }
 
@@ -61,12 +115,6 @@ pub(crate) async fn run_on<T: Send + 'static>(
     runtime.spawn(future).await.unwrap_or_else(|_| Err(anyhow::anyhow!("a task of the store ended early")))
 }
 
-fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
-        .thread_name(name)
-        .enable_all()
-        .build()
+fn build(builder: &mut Builder) -> io::Result<Runtime> {
+    builder.max_blocking_threads(BLOCKING_THREADS).thread_keep_alive(BLOCKING_KEEP_ALIVE).enable_all().build()
 }

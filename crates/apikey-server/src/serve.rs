@@ -67,7 +67,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtimes = Runtimes::start()?;
-    let outcome = runtimes.block_on(pick(settings, decorate, runtimes.store().clone(), metrics));
+    let outcome = runtimes.block_on(pick(settings, decorate, &runtimes, metrics));
     runtimes.stop();
     Ok(outcome?)
 }
@@ -76,9 +76,10 @@ pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate) -> Result<
 async fn pick(
     settings: ServerSettings,
     decorate: &impl Decorate,
-    runtime: Handle,
+    runtimes: &Runtimes,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<()> {
+    let (runtime, workers) = (runtimes.store().clone(), runtimes.serving());
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
             let (store, is_new) = run_on(&runtime, async move {
@@ -100,7 +101,7 @@ async fn pick(
                 revoke_deadline: CALL,
                 replica: None,
             };
-            let outcome = serve(backing, is_new, &settings, metrics).await;
+            let outcome = serve(backing, workers, is_new, &settings, metrics).await;
             close(&runtime, store.close()).await;
             outcome
         }
@@ -131,7 +132,7 @@ async fn pick(
                 revoke_deadline: revoke_deadline(settings.lease),
                 replica: Some(replica),
             };
-            serve(backing, is_new, &settings, metrics).await
+            serve(backing, workers, is_new, &settings, metrics).await
         }
     }
 }
@@ -167,6 +168,7 @@ async fn close(runtime: &Handle, closing: impl Future<Output = ()> + Send + 'sta
 /// Serves from that store until the process is told to stop.
 async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     backing: Backing<S, C, R>,
+    workers: Vec<Handle>,
     is_new: bool,
     settings: &ServerSettings,
     metrics: PrometheusHandle,
@@ -195,14 +197,16 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     let limits =
         ConnectionLimits { connections: settings.max_connections, drain: DRAIN, ..ConnectionLimits::default() };
     let serving = [
-        tokio::spawn(listener::serve_with(
+        tokio::spawn(listener::serve_on(
+            workers.clone(),
             listeners.public,
             tls.clone(),
             services.public,
             limits,
             stop_serving.requested(),
         )),
-        tokio::spawn(listener::serve_with(
+        tokio::spawn(listener::serve_on(
+            workers,
             listeners.verification,
             tls,
             services.verification,

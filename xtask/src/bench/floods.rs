@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::report::Report;
+use super::{processes::peak_memory, report::Report};
 use crate::service::{Service, Start};
 
 const HEADERS: u8 = 1;
@@ -69,7 +69,7 @@ pub(crate) fn measure(binary: &Path, folder: &Path, report: &mut Report) -> Resu
             flooded.and(served)
         });
         let served = served.with_context(|| flood.name)?;
-        report.add(format!("peak memory, {}", flood.name), peak_memory(service.process_id())?, "MB");
+        report.add(format!("peak memory, {}", flood.name), peak_memory(service.process_id())? / 1e6, "MB");
         report.add(format!("calls of others meanwhile, {}", flood.name), f64::from(served), "");
     }
     Ok(())
@@ -95,14 +95,6 @@ fn serve_others(address: SocketAddr, key: &str, over: &AtomicBool) -> Result<u32
         }
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// In megabytes.
-fn peak_memory(process: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let kibibytes: f64 = peak.trim().trim_end_matches(" kB").parse()?;
-    Ok(kibibytes * 1_024.0 / 1_000_000.0)
 }
 
 /// An HTTP/2 frame (RFC 9113, section 4.1).

@@ -48,6 +48,12 @@ impl Postgres {
         bail!("PostgreSQL did not become ready")
     }
 
+    /// Leaves every other core to what is measured.
+    pub(crate) fn keep_on_core(&self, core: usize) -> Result<()> {
+        output(command("docker", ["update", "--cpuset-cpus", &core.to_string()]).arg(&self.container))?;
+        Ok(())
+    }
+
     /// Makes a new, empty database and returns its URL.
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         self.sql("postgres", &format!("CREATE DATABASE {name}"))?;

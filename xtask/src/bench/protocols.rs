@@ -8,7 +8,10 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::report::{Report, median};
+use super::{
+    processes::cpu_seconds,
+    report::{Report, median},
+};
 use crate::service::{Service, Start};
 
 /// A call of the framework alone, and one that authenticates its caller and reads the store twice. Both take an empty message.
@@ -23,8 +26,6 @@ const OTHERS: [(&str, &str, &[u8]); 3] = [
 const CONNECTIONS: usize = 16;
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(2);
-/// Linux counts processes' CPU time in these (`USER_HZ`).
-const TICKS_PER_SECOND: f64 = 100.0;
 
 type Call = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
@@ -136,12 +137,4 @@ fn by_http(
         }));
     }
     Ok(callers)
-}
-
-/// The CPU time that a process has used, its threads' together (fields 14 and 15 of `/proc/PID/stat`).
-fn cpu_seconds(process: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-    Ok(ticks / TICKS_PER_SECOND)
 }

@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::report::{Report, median};
+use super::{
+    processes::resident_memory,
+    report::{Report, median},
+};
 use crate::{process::Ended, service::free_address};
 
 const ROUNDS: usize = 11;
@@ -58,10 +61,7 @@ fn start(binary: &Path, data: &Path) -> Result<(f64, f64)> {
     }
     let ready = started.elapsed().as_secs_f64() * 1_000.0;
     sleep(Duration::from_millis(500));
-    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kibibytes: f64 = resident.trim().trim_end_matches(" kB").parse()?;
-    Ok((ready, kibibytes * 1_024.0 / 1_000_000.0))
+    Ok((ready, resident_memory(process.0.id())? / 1e6))
 }
 
 fn is_ready(admin: SocketAddr) -> bool {

@@ -133,6 +133,19 @@ pub(crate) fn missing_for_image() -> Vec<Missing> {
     }]
 }
 
+/// What the bench of verifications needs.
+#[cfg(feature = "bench")]
+pub(crate) fn missing_for_bench() -> Vec<Missing> {
+    if in_path("h2load") {
+        return Vec::new();
+    }
+    vec![Missing {
+        what: "h2load (a second opinion on the load of `cargo xtask bench verify`)",
+        packages: &["nghttp2-client"],
+        advice: "install nghttp2 with its applications",
+    }]
+}
+
 /// Installs what Debian packages bring, as root on Debian; returns a line for everything else.
 pub(crate) fn install(missing: &[Missing]) -> Result<Vec<String>> {
     let can_install = installs_itself();

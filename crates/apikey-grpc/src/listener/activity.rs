@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,45 +15,53 @@ use std::{
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::watch;
-use tower::{Service, ServiceExt};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::PeerAddress;
 
-/// How many requests of a connection are in flight; `None` before the first.
+/// How many requests of a connection are in flight, and when the last one ended. A request costs two additions and a look at the
+/// clock; nobody is woken.
 #[derive(Clone, Debug)]
-pub(super) struct Activity(Arc<watch::Sender<Option<usize>>>);
+pub(super) struct Activity(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    opened: Instant,
+    in_flight: AtomicUsize,
+    /// When no request was left in flight for the last time, in nanoseconds after the connection was opened.
+    at_rest_since: AtomicU64,
+}
+
+/// There has been no request yet.
+const NEVER: u64 = u64::MAX;
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
+        let (in_flight, at_rest_since) = (AtomicUsize::new(0), AtomicU64::new(NEVER));
+        Self(Arc::new(State { opened: Instant::now(), in_flight, at_rest_since }))
     }
 
     fn enter(&self) -> InFlight {
-        self.0.send_modify(|count| *count = Some(count.unwrap_or(0) + 1));
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
     /// Is ready once the first request has not come within `first`, or none is in flight for the whole of `idle`.
     pub(super) async fn idle(&self, first: Duration, idle: Duration) {
-        let mut count = self.0.subscribe();
         loop {
-            let patience = match *count.borrow_and_update() {
-                None => Some(first),
-                Some(0) => Some(idle),
-                Some(_) => None,
+            let now = Instant::now();
+            let end = match (self.0.in_flight.load(Ordering::Acquire), self.0.at_rest_since.load(Ordering::Relaxed)) {
+                (0, NEVER) => self.0.opened + first,
+                (0, since) => self.0.opened + Duration::from_nanos(since) + idle,
+                _ => now + idle,
             };
-            // The sender lives as long as `self`.
-            let changed = count.changed();
-            match patience {
-                Some(patience) => match tokio::time::timeout(patience, changed).await {
-                    Ok(_) => {}
-                    Err(_) => return,
-                },
-                None => {
-                    let _ = changed.await;
-                }
+            if end <= now {
+                return;
             }
+            // A request may come and end from now on: then it is later than that.
+            tokio::time::sleep_until(end.min(now + idle)).await;
         }
     }
 }
@@ -61,7 +72,11 @@ struct InFlight(Activity);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count = count.map(|count| count.saturating_sub(1)));
+        let State { opened, in_flight, at_rest_since } = &*self.0.0;
+        // A connection does not live for 584 years.
+        let now = u64::try_from(opened.elapsed().as_nanos()).unwrap_or(NEVER - 1);
+        at_rest_since.store(now, Ordering::Relaxed);
+        in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -86,23 +101,44 @@ where
 {
     type Response = Response<TrackedBody<B>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = TrackedAnswer<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let in_flight = self.activity.enter();
+        let in_flight = Some(self.activity.enter());
         request.extensions_mut().insert(self.peer);
-        let answer = self.service.clone().oneshot(request);
-        Box::pin(async move {
-            let response = answer.await?;
-            Ok(response.map(|body| TrackedBody { body, _in_flight: in_flight }))
-        })
+        TrackedAnswer { answer: self.service.clone().oneshot(request), in_flight }
+    }
+}
+
+pin_project! {
+    /// An answer that is being made; its request is in flight.
+    pub(super) struct TrackedAnswer<F> {
+        #[pin]
+        answer: F,
+        in_flight: Option<InFlight>,
+    }
+}
+
+impl<F, B> Future for TrackedAnswer<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<TrackedBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = self.project();
+        let in_flight = answer.in_flight;
+        answer
+            .answer
+            .poll(context)
+            .map_ok(|response| response.map(|body| TrackedBody { body, _in_flight: in_flight.take() }))
     }
 }
 
 /// An answer's body; its request is in flight until it has been read or dropped.
 pub(super) struct TrackedBody<B> {
     body: B,
-    _in_flight: InFlight,
+    _in_flight: Option<InFlight>,
 }
 
 impl<B: Body + Unpin> Body for TrackedBody<B> {

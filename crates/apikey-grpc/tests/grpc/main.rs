@@ -16,3 +16,4 @@ mod typed_client;
 mod verification;
 mod web;
 mod wire;
+mod workers;

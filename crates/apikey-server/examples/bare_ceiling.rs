@@ -1,0 +1,41 @@
+//! The most that tonic can do here: a bare handler on hyper's HTTP/2, on the runtimes, with the allocator and by the profile of
+//! the service, and with nothing around a call. `cargo xtask bench` measures the service beside it.
+
+#[path = "bare/constant.rs"]
+mod constant;
+
+use std::{env, error::Error};
+
+use apikey_server::Runtimes;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use mimalloc::MiMalloc;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::service::Routes;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).ok_or("usage: bare_ceiling ADDRESS")?;
+    let runtimes = Runtimes::start()?;
+    runtimes.block_on(async {
+        let listener = TcpListener::bind(address).await?;
+        let routes = Routes::new(constant::service()).prepare();
+        for worker in runtimes.serving().iter().cycle() {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let (stream, service) = (stream.into_std()?, TowerToHyperService::new(routes.clone()));
+            worker.spawn(async move {
+                let stream = TokioIo::new(TcpStream::from_std(stream)?);
+                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // A peer that breaks off is the bench's own, at its end.
+                drop(http.serve_connection(stream, service).await);
+                std::io::Result::Ok(())
+            });
+        }
+        Ok(())
+    })
+}

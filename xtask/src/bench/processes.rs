@@ -1,0 +1,47 @@
+//! What the system says of a process: its CPU time and its memory; and which core it runs on.
+
+use std::{fs, thread};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Linux counts processes' CPU time in these (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The CPU time that a process has used, its threads' together (fields 14 and 15 of `/proc/PID/stat`).
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+/// The memory of a process that is resident now, in bytes.
+pub(crate) fn resident_memory(process: u32) -> Result<f64> {
+    status(process, "VmRSS:")
+}
+
+/// The most memory of a process that ever was resident, in bytes.
+pub(crate) fn peak_memory(process: u32) -> Result<f64> {
+    status(process, "VmHWM:")
+}
+
+fn status(process: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
+    let kibibytes: f64 = value.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes * 1_024.0)
+}
+
+/// Does something on one core alone; the processes that it starts stay there too.
+pub(crate) fn on_core<T: Send>(core: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            let mut cores = CpuSet::new();
+            cores.set(core);
+            sched_setaffinity(None, &cores).with_context(|| format!("cannot stay on core {core}"))?;
+            work()
+        });
+        pinned.join().map_err(|_| anyhow!("a measurement panicked"))?
+    })
+}
