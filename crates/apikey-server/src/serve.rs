@@ -111,7 +111,7 @@ async fn pick(
             let limits = CacheLimits { bytes: settings.cache_bytes, reads: options.max_connections / 2 };
             let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
             let clock = Arc::new(DatabaseClock::new());
-            let revocations = decorate.revocations(store.revocations());
+            let revocations = Arc::new(decorate.revocations(store.revocations()));
             let store = Arc::new(Detached::new(decorate.store(store), runtime.clone()));
             let replica = Replica::start(replica::Parts {
                 lease: settings.lease,

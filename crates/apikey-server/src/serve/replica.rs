@@ -11,7 +11,7 @@ use std::{io, sync::Arc, thread, time::Duration};
 
 use apikey_application::{
     KeyCache,
-    fence::{Fence, Lease, Monotonic},
+    fence::{Lease, Monotonic},
     ports::{KeyStore, Revocations},
 };
 use tokio::{
@@ -49,7 +49,7 @@ pub(super) struct Parts<R, S> {
     pub(super) lease: Lease,
     /// Random, and another one for each start.
     pub(super) process: Uuid,
-    pub(super) revocations: R,
+    pub(super) revocations: Arc<R>,
     /// The store whose connections are not trusted any more after a failover.
     pub(super) store: Arc<S>,
     pub(super) cache: Arc<KeyCache>,
@@ -62,17 +62,15 @@ impl Replica {
     /// # Errors
     /// The system has no thread left.
     pub(super) fn start<R: Revocations, S: KeyStore>(parts: Parts<R, S>) -> io::Result<Self> {
-        let Parts { lease, process, revocations, store, cache, clock } = parts;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (stop_watching, stop_renewing) = (Shutdown::new(), Shutdown::new());
-        let (confirmer, requests) = Confirmer::new(Arc::clone(&clock));
+        let (confirmer, requests) = Confirmer::new(Arc::clone(&parts.clock));
         let (say_held, holds_lease) = published::channel(false);
         let (say_left, left) = oneshot::channel();
         let (no_watching, no_renewing) = (stop_watching.requested(), stop_renewing.requested());
         thread::Builder::new().name("lease".to_owned()).spawn(move || {
-            let revocations = Arc::new(revocations);
-            let watch = Watch::new(lease, Arc::clone(&revocations), Arc::clone(&store), Arc::clone(&clock), requests);
-            let renewals = Renewals::new(Fence::new(lease, process), lease, revocations, store, cache, clock, say_held);
+            let watch = Watch::new(&parts, requests);
+            let renewals = Renewals::new(parts, say_held);
             let local = LocalSet::new();
             local.block_on(&runtime, async {
                 let watching = tokio::task::spawn_local(watch.run(no_watching));

@@ -6,8 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use apikey_application::{
-    KeyCache,
-    fence::{Effect, Fence, Lease, Monotonic, ReplicaId, Statement},
+    fence::{Effect, Fence, Monotonic, ReplicaId, Statement},
     ports::{Clock as _, KeyStore, Renewal, Revocations, Seq, StoreError},
 };
 use tokio::{
@@ -16,8 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::until;
-use crate::system::DatabaseClock;
+use super::{Parts, until};
 
 /// Nobody sleeps longer without looking at the clock, which goes on while the machine sleeps, as timers do not.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -38,11 +36,7 @@ enum Answer {
 
 pub(super) struct Renewals<R, S> {
     fence: Fence,
-    lease: Lease,
-    revocations: Arc<R>,
-    store: Arc<S>,
-    cache: Arc<KeyCache>,
-    clock: Arc<DatabaseClock>,
+    parts: Parts<R, S>,
     holds_lease: watch::Sender<bool>,
     in_flight: Option<(Statement, Monotonic, InFlight)>,
     /// Since when a request has waited for an attempt that cannot begin.
@@ -52,28 +46,9 @@ pub(super) struct Renewals<R, S> {
 }
 
 impl<R: Revocations, S: KeyStore> Renewals<R, S> {
-    pub(super) fn new(
-        fence: Fence,
-        lease: Lease,
-        revocations: Arc<R>,
-        store: Arc<S>,
-        cache: Arc<KeyCache>,
-        clock: Arc<DatabaseClock>,
-        holds_lease: watch::Sender<bool>,
-    ) -> Self {
-        Self {
-            fence,
-            lease,
-            revocations,
-            store,
-            cache,
-            clock,
-            holds_lease,
-            in_flight: None,
-            asked_at: None,
-            timeline: None,
-            last_delete: None,
-        }
+    pub(super) fn new(parts: Parts<R, S>, holds_lease: watch::Sender<bool>) -> Self {
+        let fence = Fence::new(parts.lease, parts.process);
+        Self { fence, parts, holds_lease, in_flight: None, asked_at: None, timeline: None, last_delete: None }
     }
 
     /// Renews until `stop` is ready, then leaves.
@@ -82,23 +57,23 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
         loop {
             self.tick();
             let pause = self.pause();
-            let (cache, revocations) = (Arc::clone(&self.cache), Arc::clone(&self.revocations));
+            let (cache, revocations) = (Arc::clone(&self.parts.cache), Arc::clone(&self.parts.revocations));
             tokio::select! {
                 biased;
                 () = &mut stop => break,
                 answer = answered(&mut self.in_flight) => self.take(answer),
                 () = cache.asked() => {
                     self.fence.asked();
-                    self.asked_at.get_or_insert_with(|| self.clock.monotonic());
+                    self.asked_at.get_or_insert_with(|| self.parts.clock.monotonic());
                 }
-                () = revocations.hinted() => self.fence.hinted(self.clock.monotonic()),
+                () = revocations.hinted() => self.fence.hinted(self.parts.clock.monotonic()),
                 () = sleep(pause) => {}
             }
         }
         let effects = self.fence.leave();
         self.carry_out(effects);
         // Whoever waits for a lease waits in vain.
-        self.cache.renewal_failed(Monotonic::MAX);
+        self.parts.cache.renewal_failed(Monotonic::MAX);
         if let Some(deleted) = self.last_delete.take() {
             // It says itself what kept it from being done.
             let _ = timeout(LAST_DELETE, deleted).await;
@@ -107,7 +82,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
 
     /// Tells the fence that time has passed, and those who wait that they wait in vain.
     fn tick(&mut self) {
-        let now = self.clock.monotonic();
+        let now = self.parts.clock.monotonic();
         let begun = self.in_flight.as_ref().map(|(_, begun, _)| *begun);
         let effects = self.fence.tick(now);
         if effects.iter().any(|effect| matches!(effect, Effect::CloseConnection(_)))
@@ -115,43 +90,45 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
         {
             count("timed_out");
             tracing::warn!("the lease could not be renewed in time: the database did not answer");
-            self.cache.renewal_failed(begun);
+            self.parts.cache.renewal_failed(begun);
         }
         self.carry_out(effects);
         if now >= self.waited_in_vain() {
             self.asked_at = None;
-            self.cache.renewal_failed(now);
+            self.parts.cache.renewal_failed(now);
         }
     }
 
     /// When those who wait have waited long enough for an attempt that cannot begin, since too many are unanswered.
     fn waited_in_vain(&self) -> Monotonic {
         match self.asked_at {
-            Some(asked_at) if self.fence.next_tick() == Monotonic::MAX => asked_at + self.lease.renewal_interval(),
+            Some(asked_at) if self.fence.next_tick() == Monotonic::MAX => {
+                asked_at + self.parts.lease.renewal_interval()
+            }
             _ => Monotonic::MAX,
         }
     }
 
     fn pause(&self) -> Duration {
         let next = self.fence.next_tick().min(self.waited_in_vain());
-        until(next, self.clock.monotonic()).min(LONGEST_SLEEP)
+        until(next, self.parts.clock.monotonic()).min(LONGEST_SLEEP)
     }
 
     fn take(&mut self, (statement, begun, answer): (Statement, Monotonic, Result<Answer, StoreError>)) {
-        let now = self.clock.monotonic();
+        let now = self.parts.clock.monotonic();
         let effects = match answer {
             Ok(Answer::Joined(head)) => {
                 count("joined");
                 tracing::info!(timeline = head.timeline, seq = head.number, "this replica has joined the others");
                 if self.timeline.replace(head.timeline).is_some_and(|before| before != head.timeline) {
                     // After a failover, what is open may lead to the old primary.
-                    self.store.distrust_connections();
+                    self.parts.store.distrust_connections();
                 }
                 self.fence.joined(statement, head, now)
             }
             Ok(Answer::Renewed(Renewal { head, revoked, now: database_time })) => {
                 count("renewed");
-                self.clock.set(begun, database_time);
+                self.parts.clock.set(begun, database_time);
                 self.fence.renewed(statement, head, revoked, now)
             }
             Ok(Answer::RowGone) => {
@@ -163,7 +140,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                 count("failed");
                 tracing::warn!(error = &error as &dyn std::error::Error, "the lease could not be renewed");
                 self.fence.lost(statement, now);
-                self.cache.renewal_failed(begun);
+                self.parts.cache.renewal_failed(begun);
                 Vec::new()
             }
         };
@@ -174,30 +151,30 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
         for effect in effects {
             match effect {
                 Effect::RaiseApplied(applied) => {
-                    self.cache.raise_applied(applied);
+                    self.parts.cache.raise_applied(applied);
                     metrics::gauge!("apikeys_applied_seq").set(u32::try_from(applied.number).unwrap_or(u32::MAX));
                 }
-                Effect::Evict(digests) => self.cache.evict(&digests),
-                Effect::EvictAll => self.cache.evict_all(),
+                Effect::Evict(digests) => self.parts.cache.evict(&digests),
+                Effect::EvictAll => self.parts.cache.evict_all(),
                 Effect::PublishDeadline(deadline) => {
-                    self.cache.publish_deadline(deadline);
+                    self.parts.cache.publish_deadline(deadline);
                     self.holds_lease.send_replace(deadline != Monotonic::ZERO);
                 }
                 Effect::WakeWaiters => {
                     self.asked_at = None;
-                    self.cache.wake_waiters();
+                    self.parts.cache.wake_waiters();
                 }
                 Effect::CloseConnection(statement) => {
                     self.in_flight.take_if(|(other, ..)| *other == statement);
                 }
                 Effect::DeleteRow(replica) => self.last_delete = Some(self.delete(replica)),
                 Effect::Join(statement, replica) => {
-                    let (revocations, lease) = (Arc::clone(&self.revocations), self.lease);
+                    let (revocations, lease) = (Arc::clone(&self.parts.revocations), self.parts.lease);
                     let join = async move { revocations.join(replica, lease).await.map(Answer::Joined) };
                     self.send(statement, Box::pin(join));
                 }
                 Effect::Renew(statement, replica, applied) => {
-                    let revocations = Arc::clone(&self.revocations);
+                    let revocations = Arc::clone(&self.parts.revocations);
                     let renew = async move {
                         let renewal = revocations.renew(replica, applied).await?;
                         Ok(renewal.map_or(Answer::RowGone, Answer::Renewed))
@@ -215,7 +192,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
     }
 
     fn delete(&self, replica: ReplicaId) -> JoinHandle<()> {
-        let revocations = Arc::clone(&self.revocations);
+        let revocations = Arc::clone(&self.parts.revocations);
         spawn_local(async move {
             match timeout(DELETE, revocations.leave(replica)).await {
                 Ok(Ok(())) => {}

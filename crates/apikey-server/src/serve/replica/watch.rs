@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::until;
+use super::{Parts, until};
 use crate::system::DatabaseClock;
 
 /// How long one poll may take; then another connection is tried.
@@ -86,14 +86,17 @@ struct Waiting {
 }
 
 impl<R: Revocations, S: KeyStore> Watch<R, S> {
-    pub(super) fn new(
-        lease: Lease,
-        revocations: Arc<R>,
-        store: Arc<S>,
-        clock: Arc<DatabaseClock>,
-        requests: mpsc::Receiver<Request>,
-    ) -> Self {
-        Self { revocations, store, clock, lease, requests, waiting: Vec::new(), reaper: Reaper::default() }
+    pub(super) fn new(parts: &Parts<R, S>, requests: mpsc::Receiver<Request>) -> Self {
+        let Parts { lease, revocations, store, clock, .. } = parts;
+        Self {
+            revocations: Arc::clone(revocations),
+            store: Arc::clone(store),
+            clock: Arc::clone(clock),
+            lease: *lease,
+            requests,
+            waiting: Vec::new(),
+            reaper: Reaper::default(),
+        }
     }
 
     /// Watches until `stop` is ready.
