@@ -165,6 +165,11 @@ impl KeyCache {
         self.shard(digest).look(digest, now)
     }
 
+    /// The same for a caller that has looked before, and had to wait since.
+    pub(crate) fn look_again(&self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
+        self.shard(digest).look_again(digest, now)
+    }
+
     /// The record of a key in the form in which it is kept.
     pub(crate) fn record(&self, key: &ApiKey) -> Arc<CachedKey> {
         Arc::new(CachedKey::pooled(key, &self.pool))

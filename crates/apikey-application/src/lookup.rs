@@ -43,15 +43,14 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
         let now = self.freshness.now();
         let arrival = Arrival::new(now, strict);
         let published = self.freshness.published();
-        if arrival.admit(published.lease(), published.deadline(), now).is_ok()
-            && let Some(hit) = self.cache.look(digest, now)
-        {
-            if hit.due {
-                self.read_again(digest).await;
-            }
-            return Ok(Some(hit.key));
+        if arrival.admit(published.lease(), published.deadline(), now).is_err() {
+            return self.find_slowly(digest, arrival).await;
         }
-        self.find_slowly(digest, arrival).await
+        let Some(hit) = self.cache.look(digest, now) else { return self.find_slowly(digest, arrival).await };
+        if hit.due {
+            self.read_again(digest).await;
+        }
+        Ok(Some(hit.key))
     }
 
     /// What is not in memory, or must prove its freshness first.
@@ -62,7 +61,7 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
     ) -> Result<Option<Arc<CachedKey>>, Arc<StoreError>> {
         for _ in 0..ATTEMPTS {
             let waiter = self.freshness.admitted(arrival).await?.note(self.freshness.published().applied());
-            if let Some(hit) = self.cache.look(digest, self.freshness.now()) {
+            if let Some(hit) = self.cache.look_again(digest, self.freshness.now()) {
                 return Ok(Some(hit.key));
             }
             let Landed { begun, read: Read { value, seq } } = self.read(digest).await?;

@@ -55,11 +55,19 @@ impl Shard {
     }
 
     pub(super) fn look(&mut self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
-        let Some(entry) = self.place(digest).and_then(|place| self.entries.get_mut(place as usize)) else {
+        let hit = self.look_again(digest, now);
+        if hit.is_some() {
+            self.statistics.hits += 1;
+        } else {
             self.statistics.misses += 1;
-            return None;
-        };
-        self.statistics.hits += 1;
+        }
+        hit
+    }
+
+    /// The same for whoever was counted already.
+    pub(super) fn look_again(&mut self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
+        let place = self.place(digest)?;
+        let entry = self.entries.get_mut(place as usize)?;
         entry.asked_for = true;
         let now = seconds(now);
         let due = now >= entry.read_again_at;
