@@ -30,9 +30,9 @@
 //! # Behind a proxy
 //!
 //! A proxy that lends connections per transaction (`PgBouncer`, say) is fine for [`PostgresStore::connect`] if it supports
-//! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations are lost
-//! there (`LISTEN` is of a session), so that they are confirmed by the next renewal that is due, a third of a lease later at
-//! most. [`PostgresStore::migrate`] needs a URL of the server itself.
+//! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations
+//! may be lost there (`LISTEN` is of a session); without one, a replica learns of a revocation by its next renewal, a third
+//! of a lease later at most. [`PostgresStore::migrate`] needs a URL of the server itself.
 
 mod audit;
 mod commit;
