@@ -1,7 +1,7 @@
 //! The store port of `apikey-application` on PostgreSQL 13 or later, by diesel-async without libpq.
 //!
-//! This crate stores and does not decide: ids, digests and instants come from the domain, the server's own clock is never
-//! asked. It knows no protocol, no cache and no key in the clear.
+//! This crate stores and does not decide: ids, digests and instants come from the domain, and the server's
+//! own clock is asked only for the time that a renewal brings. It knows no protocol, no cache and no key in the clear.
 //!
 //! Each change is one statement, so one transaction and one round trip; its parts wait for each other by the data that they
 //! pass on (data-modifying CTEs have no order of their own). [`PostgresStore::connect`] says what is checked at the start.
