@@ -1,7 +1,7 @@
 //! The store port of `apikey-application` on PostgreSQL 13 or later, by diesel-async without libpq.
 //!
-//! This crate stores and does not decide: ids, digests and instants come from the domain, the server's own clock is never
-//! asked. It knows no protocol, no cache and no key in the clear.
+//! This crate stores and does not decide: ids, digests and instants come from the domain, and the server's
+//! own clock is asked only for the time that a renewal brings. It knows no protocol, no cache and no key in the clear.
 //!
 //! Each change is one statement, so one transaction and one round trip; its parts wait for each other by the data that they
 //! pass on (data-modifying CTEs have no order of their own). [`PostgresStore::connect`] says what is checked at the start.
@@ -30,9 +30,9 @@
 //! # Behind a proxy
 //!
 //! A proxy that lends connections per transaction (`PgBouncer`, say) is fine for [`PostgresStore::connect`] if it supports
-//! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations are lost
-//! there (`LISTEN` is of a session), so that they are confirmed by the next renewal that is due, a third of a lease later at
-//! most. [`PostgresStore::migrate`] needs a URL of the server itself.
+//! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations
+//! may be lost there (`LISTEN` is of a session); without one, a replica learns of a revocation by its next renewal, a third
+//! of a lease later at most. [`PostgresStore::migrate`] needs a URL of the server itself.
 
 mod audit;
 mod commit;

@@ -46,14 +46,13 @@ impl JoinedRow {
 
 /// The parameters are the replica's id and what it has applied. Head and digests are read by subqueries of the statement
 /// itself, so in its one snapshot, however long the row was waited for: a revocation is either among the digests or above the
-/// head. The upper bound excludes nothing; it is there for the planner, which takes a range of unknown bounds for a small one
-/// and so for one that is worth the index.
+/// head.
 pub(crate) const RENEW: &str = concat!(
     "UPDATE replicas SET acked_seq = $2, renewals = renewals + 1 WHERE id = $1 \
      RETURNING (SELECT seq FROM revocation_head) AS seq, ",
     timeline!(),
     " AS timeline, \
-     ARRAY(SELECT digest FROM api_keys WHERE narrowed_seq > $2 AND narrowed_seq <= 9223372036854775807) AS revoked, \
+     ARRAY(SELECT digest FROM api_keys WHERE narrowed_seq > $2) AS revoked, \
      statement_timestamp() AS now"
 );
 

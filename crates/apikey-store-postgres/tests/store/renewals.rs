@@ -27,7 +27,7 @@ use super::{
 };
 
 /// The server's processes that serve the store: their ids, and what each does or did last.
-async fn backends(watcher: &Client) -> Vec<(i32, String)> {
+pub(crate) async fn backends(watcher: &Client) -> Vec<(i32, String)> {
     let statement = "SELECT pid, query FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'apikeys' ORDER BY pid";
     let rows = watcher.query(statement, &[]).await.unwrap();
@@ -40,6 +40,17 @@ async fn backend(watcher: &Client, text: &str) -> i32 {
     let found: Vec<_> = all.iter().filter(|(_, query)| query.contains(text)).collect();
     assert_eq!(found.len(), 1, "{text}: {all:?}");
     found[0].0
+}
+
+/// Returns when a statement that holds this text has begun.
+async fn until_it_runs(watcher: &Client, text: &str) {
+    for _ in 0..6_000 {
+        if backends(watcher).await.iter().any(|(_, query)| query.contains(text)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{text} does not run");
 }
 
 async fn until_gone(watcher: &Client, process: i32) {
@@ -118,9 +129,14 @@ async fn a_renewal_waits_for_the_standby() {
     // A standby that never comes.
     set("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     let waiting = async {
-        while server.psql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") != "1" {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        for _ in 0..600 {
+            if server.psql("postgres", count) == "1" {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        panic!("nobody waits for the standby");
     };
     {
         // Whoever was told of the new setting late has renewed without it.
@@ -214,9 +230,7 @@ async fn whoever_watches_does_not_wait_for_ever() {
         let revocations = revocations.clone();
         async move { revocations.renew(a_replica(1), 0).await }
     });
-    while backends(&watcher).await.iter().all(|(_, query)| !query.contains("UPDATE replicas")) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_it_runs(&watcher, "UPDATE replicas").await;
     assert!(revocations.replicas().await.is_err());
     assert!(!renewing.is_finished());
     other.batch_execute("ROLLBACK").await.unwrap();
@@ -350,7 +364,7 @@ async fn a_proxy_that_does_not_let_listen_does_not_keep_a_replica_from_renewing(
         assert_eq!(renewal.revoked, [*a_key(1).digest()], "{proxy:?}");
         assert_eq!(revocations.hinted().now_or_never(), None, "{proxy:?}");
         if proxy != Proxy::FallsSilent {
-            met.notified().await;
+            tokio::time::timeout(Duration::from_mins(1), met.notified()).await.unwrap();
         }
     }
 }
