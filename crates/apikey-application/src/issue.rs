@@ -9,7 +9,6 @@ use apikey_domain::{
 
 use crate::{
     Caller, ErrorKind, FieldViolation, Idempotency, IdempotencyKey, Policy, RequestDigest,
-    error::Checked,
     ports::{Change, Clock, Commit, CommitError, Entropy, EntropyError, KeyStore, StoreError, StoredIdempotency},
 };
 
@@ -26,6 +25,25 @@ pub struct IssueRequest {
     pub key_type: KeyType,
     /// The name under which this request is carried out at most once.
     pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A request whose fields are wrong as far as they can be judged without a clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidIssueRequest {
+    /// What is wrong with it.
+    pub fields: Vec<FieldViolation>,
+    /// When the key should stop being valid, where that could be read.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl InvalidIssueRequest {
+    /// Everything that is wrong with it, when it is judged at `now`.
+    fn judged(mut self, now: Timestamp) -> IssueError {
+        if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            self.fields.push(expiry_not_in_future());
+        }
+        IssueError::InvalidFields(self.fields)
+    }
 }
 
 /// A key that was issued, and is durable.
@@ -98,10 +116,14 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
     ///
     /// # Errors
     /// [`IssueError`], in this order: the caller's permission, the fields, the privilege ceiling, repetition.
-    pub async fn issue(&self, caller: &Caller, request: Checked<IssueRequest>) -> Result<IssuedApiKey, IssueError> {
+    pub async fn issue(
+        &self,
+        caller: &Caller,
+        request: Result<IssueRequest, InvalidIssueRequest>,
+    ) -> Result<IssuedApiKey, IssueError> {
         let principal = &caller.principal;
         self.policy.authorize(principal)?;
-        let request = request.map_err(IssueError::InvalidFields)?;
+        let request = request.map_err(|invalid| invalid.judged(self.clock.now()))?;
         self.check_catalogue(&request.permissions)?;
         principal.may_grant(&request.permissions)?;
 
@@ -155,6 +177,10 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
     }
 }
 
+fn expiry_not_in_future() -> FieldViolation {
+    FieldViolation::new("expires_at", "must lie in the future")
+}
+
 fn claim(caller: &Caller, request: &IssueRequest) -> Option<Idempotency> {
     let key = request.idempotency_key.clone()?;
     Some(Idempotency {
@@ -176,9 +202,7 @@ fn repeated(stored: StoredIdempotency, request: RequestDigest) -> IssueError {
 impl From<IssueApiKeyError<EntropyError>> for IssueError {
     fn from(error: IssueApiKeyError<EntropyError>) -> Self {
         match error {
-            IssueApiKeyError::ExpiryNotInFuture => {
-                Self::InvalidFields(vec![FieldViolation::new("expires_at", "must lie in the future")])
-            }
+            IssueApiKeyError::ExpiryNotInFuture => Self::InvalidFields(vec![expiry_not_in_future()]),
             IssueApiKeyError::Entropy(error) => Self::Entropy(error),
         }
     }

@@ -37,7 +37,7 @@ pub use cache::{CacheLimits, CacheStatistics, CachedKey, KeyCache};
 pub use caller::{Caller, Policy};
 pub use error::{Checked, ErrorKind, FieldViolation};
 pub use idempotency::{Idempotency, IdempotencyKey, IdempotencyKeyError, RequestDigest};
-pub use issue::{IssueApiKey, IssueError, IssueRequest, IssuedApiKey};
+pub use issue::{InvalidIssueRequest, IssueApiKey, IssueError, IssueRequest, IssuedApiKey};
 pub use list::{ListApiKeys, ListError, ListRequest, Listing};
 pub use one_process::{NobodyElse, OneProcess};
 pub use page_token::{InvalidPageToken, PageToken};

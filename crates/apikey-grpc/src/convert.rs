@@ -3,7 +3,8 @@
 //! Knows names and numbers, and no rule beyond what makes a value of the domain.
 
 use apikey_application::{
-    FieldViolation, IdempotencyKey, IssueRequest, IssuedApiKey, ListRequest, Listing, Verification, VerificationRequest,
+    FieldViolation, IdempotencyKey, InvalidIssueRequest, IssueRequest, IssuedApiKey, ListRequest, Listing,
+    Verification, VerificationRequest,
 };
 use apikey_domain::{
     ApiKey, ApiKeyParts, KeyId, KeyName, KeyType, KeyTypes, Permission, PermissionSet, RejectionReason, Timestamp,
@@ -38,7 +39,7 @@ impl Violations {
 pub(crate) fn issue_request<'a>(
     request: pb::CreateApiKeyRequest,
     idempotency_keys: impl Iterator<Item = Option<&'a str>>,
-) -> Result<IssueRequest, Vec<FieldViolation>> {
+) -> Result<IssueRequest, InvalidIssueRequest> {
     let pb::CreateApiKeyRequest { name, permissions, expires_at, key_type } = request;
     let mut violations = Violations::default();
     let name = violations.check("name", KeyName::parse(&name));
@@ -53,7 +54,7 @@ pub(crate) fn issue_request<'a>(
     };
     let idempotency_key = idempotency_key(idempotency_keys, &mut violations);
     let request = name.map(|name| IssueRequest { name, permissions, expires_at, key_type, idempotency_key });
-    violations.finish(request)
+    violations.finish(request).map_err(|fields| InvalidIssueRequest { fields, expires_at })
 }
 
 fn idempotency_key<'a>(
@@ -339,7 +340,7 @@ mod tests {
             expires_at: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
             key_type: 3,
         };
-        let violations = issue_request(request, [Some("a"), Some("a")].into_iter()).unwrap_err();
+        let violations = issue_request(request, [Some("a"), Some("a")].into_iter()).unwrap_err().fields;
         assert_eq!(
             fields(violations),
             ["name", "permissions[1]", "permissions[3]", "permissions[4]", "expires_at", "key_type", "idempotency-key"]
@@ -360,7 +361,7 @@ mod tests {
     fn an_idempotency_key_that_is_empty_or_no_ascii_is_refused() {
         for value in [Some(""), None, Some("a b")] {
             let request = pb::CreateApiKeyRequest { name: "a".into(), ..Default::default() };
-            let violations = issue_request(request, [value].into_iter()).unwrap_err();
+            let violations = issue_request(request, [value].into_iter()).unwrap_err().fields;
             assert_eq!(fields(violations), ["idempotency-key"], "{value:?}");
         }
     }

@@ -1,7 +1,8 @@
 //! Issuing keys.
 
 use apikey_application::{
-    ErrorKind, FieldViolation, IdempotencyKey, IssueError, IssueRequest, Verification, ports::StoreError,
+    ErrorKind, FieldViolation, IdempotencyKey, InvalidIssueRequest, IssueError, IssueRequest, Verification,
+    ports::StoreError,
 };
 use apikey_domain::{Actor, KeyEventKind, Permission, PermissionSet, Timestamp};
 use apikey_testing::{
@@ -39,7 +40,8 @@ async fn an_issued_key_is_stored_as_its_digest_with_one_event() {
 #[tokio::test]
 async fn who_may_not_manage_keys_learns_only_that() {
     let house = a_house();
-    let wrong_fields = Err(vec![FieldViolation::new("name", "must not be blank")]);
+    let fields = vec![FieldViolation::new("name", "must not be blank")];
+    let wrong_fields = Err(InvalidIssueRequest { fields, expires_at: None });
     let error = house.issue.issue(&a_visitor(), wrong_fields).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert_eq!(error.to_string(), "missing permissions: PERMISSION_MANAGE_API_KEYS");

@@ -164,6 +164,8 @@ async fn every_wrong_field_is_named() {
 
     let past = pb::CreateApiKeyRequest { expires_at: Some(Timestamp { seconds: 1, nanos: 0 }), ..named("a") };
     assert_eq!(refused(wire.call_as(&manager, CREATE, &past).await), ["expires_at"]);
+    let past_and_nameless = pb::CreateApiKeyRequest { name: String::new(), ..past };
+    assert_eq!(refused(wire.call_as(&manager, CREATE, &past_and_nameless).await), ["name", "expires_at"]);
 
     let pagination = Some(pb::Pagination { page_size: -1, page_token: "x".to_owned() });
     let listing = pb::ListApiKeysRequest { key_type: 0, pagination };
