@@ -243,11 +243,15 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
         finished(flushing).await;
         usage::flush_finally(&usage, &*store).await;
     };
-    if timeout(LAST_FLUSH, last_uses).await.is_err() {
+    let leaving = async {
+        if let Some(replica) = replica {
+            replica.leave().await;
+        }
+    };
+    // Nobody is served any more, so that the one need not wait for the other.
+    let (recorded, ()) = tokio::join!(timeout(LAST_FLUSH, last_uses), leaving);
+    if recorded.is_err() {
         tracing::warn!("the last uses could not be recorded in time");
-    }
-    if let Some(replica) = replica {
-        replica.leave().await;
     }
     if timeout(LAST_CALLS, store.idle()).await.is_err() {
         tracing::warn!("calls to the store did not end in time");

@@ -1,6 +1,6 @@
 //! The database's URL: whom to connect to, as whom, and how much encryption to insist on. Never shows what it holds.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use tokio_postgres::{
     Config,
@@ -8,6 +8,10 @@ use tokio_postgres::{
 };
 
 use crate::Options;
+
+/// How long what was sent may remain unacknowledged by the peer's system before the connection is given up: as long as a
+/// statement and its repetition may take together, so that a link that was broken for a moment costs nothing.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// The URL cannot be used. Never holds any part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,9 +101,14 @@ impl Target {
         }
         if !names("keepalives") {
             // A peer that vanished without a word is noticed within a minute, not after two hours.
-            config.keepalives_idle(std::time::Duration::from_secs(30));
-            config.keepalives_interval(std::time::Duration::from_secs(10));
+            config.keepalives_idle(Duration::from_secs(30));
+            config.keepalives_interval(Duration::from_secs(10));
             config.keepalives_retries(3);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            // Keepalives are not sent while something sent before is unacknowledged: without this, the system goes on for a quarter
+            // of an hour, in which a lease that waits for that very answer cannot be had.
+            config.tcp_user_timeout(UNACKNOWLEDGED);
         }
         Ok(Self { config, encryption, socket })
     }
@@ -204,6 +213,13 @@ mod tests {
         assert_eq!(socket("postgres://one:5433,two:5434/keys?target_session_attrs=read-write"), Ok(None));
         let expected = Some((PathBuf::from("/run/postgresql"), 5433));
         assert_eq!(socket("postgres://%2Frun%2Fpostgresql:5433/keys"), Ok(expected));
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_nothing_is_given_up_soon_unless_the_url_says_otherwise() {
+        let limit = |url| parse(url).unwrap().config.get_tcp_user_timeout().copied();
+        assert_eq!(limit("postgres://localhost/keys"), Some(UNACKNOWLEDGED));
+        assert_eq!(limit("postgres://localhost/keys?tcp_user_timeout=60"), Some(Duration::from_secs(60)));
     }
 
     #[test]

@@ -32,8 +32,9 @@ pub(super) use watch::Confirmer;
 /// How long a new replica may take to get its first lease before it begins to serve without one.
 const FIRST_LEASE: Duration = Duration::from_secs(2);
 
-/// How long the thread may take to leave. An unreachable database is left by silence.
-const LEAVE: Duration = Duration::from_millis(500);
+/// How long the thread may take to leave. An unreachable database is left by silence; one that is merely slow is worth a wait, or
+/// the next revocation waits for as long as the lease could have lasted.
+const LEAVE: Duration = Duration::from_millis(1_500);
 
 /// The replica that this process is.
 pub(super) struct Replica {
