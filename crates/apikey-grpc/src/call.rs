@@ -88,20 +88,27 @@ where
         let Self { routes, shared } = self.clone();
         let request_id = shared.request_ids.identify(request.headers());
         request.extensions_mut().insert(request_id.clone());
-        let method = shared.methods.find(request.uri().path());
-        let span = tracing::info_span!("call", request_id = request_id.as_str(), method = method.name,);
-        Box::pin(async move { Ok(shared.answer(routes, request, &request_id).await) }.instrument(span))
+        Box::pin(async move {
+            let method = shared.methods.find(request.uri().path());
+            let span = tracing::info_span!("call", request_id = request_id.as_str(), method = method.name);
+            Ok(shared.answer(routes, request, &request_id, method).instrument(span).await)
+        })
     }
 }
 
 impl Shared {
-    async fn answer<S, B>(&self, routes: S, request: Request<B>, request_id: &RequestId) -> Response<Body>
+    async fn answer<S, B>(
+        &self,
+        routes: S,
+        request: Request<B>,
+        request_id: &RequestId,
+        method: &Method,
+    ) -> Response<Body>
     where
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
-        let method = self.methods.find(request.uri().path());
         let measured = Measured::start(&self.methods, method);
-        let mut response = match self.carry_out(routes, request, method).await {
+        let mut response = match self.carry_out(routes, request, method, measured.started).await {
             Ok(response) => response,
             Err(failure) => failure.into_status(request_id).into_http(),
         };
@@ -126,7 +133,13 @@ impl Shared {
         })
     }
 
-    async fn carry_out<S, B>(&self, routes: S, request: Request<B>, method: &Method) -> Result<Response<Body>, Failure>
+    async fn carry_out<S, B>(
+        &self,
+        routes: S,
+        request: Request<B>,
+        method: &Method,
+        started: Instant,
+    ) -> Result<Response<Body>, Failure>
     where
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
@@ -140,7 +153,7 @@ impl Shared {
             None
         };
         let answer = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
-        match tokio::time::timeout(deadline, answer).await {
+        match tokio::time::timeout_at(started + deadline, answer).await {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Err(panic)) => Err(panicked(panic)),
             Err(_) => Err(Failure::deadline_exceeded()),
