@@ -79,7 +79,7 @@ enum Task {
     },
     /// Break a running system in many ways, and check what it promises; prints a table and writes `target/chaos.json`.
     Chaos {
-        /// Arguments of the harness: names of faults, `--minutes N`, `--brief`, `--planted`, `--rate N`; see `--help`.
+        /// Arguments of the harness: names of faults, `--minutes N`, `--brief`, `--planted`, `--rate N`; `-- --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

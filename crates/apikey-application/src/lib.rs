@@ -20,6 +20,7 @@ mod caller;
 mod error;
 pub mod fence;
 mod flights;
+mod freshness;
 mod idempotency;
 mod issue;
 mod list;

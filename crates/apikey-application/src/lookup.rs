@@ -6,10 +6,11 @@ use std::sync::Arc;
 use apikey_domain::KeyDigest;
 
 use crate::{
-    cache::{CachedKey, KeyCache, Published},
-    fence::{Admitted, Arrival, Ruling, Waiter, may_cache},
+    cache::{CachedKey, KeyCache},
+    fence::{Arrival, Ruling, may_cache},
     flights::{Flights, Landed},
-    ports::{Clock, KeyStore, StoreError},
+    freshness::Freshness,
+    ports::{Clock, KeyStore, Read, StoreError},
 };
 
 /// So often a question is asked anew that servers answered which lag, or which are no longer the primary.
@@ -18,15 +19,15 @@ const ATTEMPTS: usize = 8;
 /// Finds the records of presented keys.
 pub(crate) struct Lookup<S, C> {
     store: Arc<S>,
-    clock: Arc<C>,
     cache: Arc<KeyCache>,
+    freshness: Freshness<C>,
     flights: Flights,
 }
 
 impl<S: KeyStore, C: Clock> Lookup<S, C> {
     pub(crate) fn new(store: Arc<S>, clock: Arc<C>, cache: Arc<KeyCache>) -> Self {
         let flights = Flights::new(cache.limits().reads);
-        Self { store, clock, cache, flights }
+        Self { store, freshness: Freshness::new(Arc::clone(&cache), clock), cache, flights }
     }
 
     /// Finds a key for a request that has been read by now. `None` if there is none, and certainly so. `strict` asks for a proof
@@ -39,9 +40,9 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
         digest: &KeyDigest,
         strict: bool,
     ) -> Result<Option<Arc<CachedKey>>, Arc<StoreError>> {
-        let now = self.clock.monotonic();
+        let now = self.freshness.now();
         let arrival = Arrival::new(now, strict);
-        let published = self.published();
+        let published = self.freshness.published();
         if arrival.admit(published.lease(), published.deadline(), now).is_ok()
             && let Some(hit) = self.cache.look(digest, now)
         {
@@ -60,62 +61,19 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
         arrival: Arrival,
     ) -> Result<Option<Arc<CachedKey>>, Arc<StoreError>> {
         for _ in 0..ATTEMPTS {
-            let waiter = self.admitted(arrival).await?.note(self.published().applied());
-            if let Some(hit) = self.cache.look(digest, self.clock.monotonic()) {
+            let waiter = self.freshness.admitted(arrival).await?.note(self.freshness.published().applied());
+            if let Some(hit) = self.cache.look(digest, self.freshness.now()) {
                 return Ok(Some(hit.key));
             }
-            let landed = self.read(digest).await?;
-            match self.judge(&landed, waiter, arrival).await? {
-                Ruling::Take => return Ok(landed.read.value),
-                Ruling::ReadAgain if !may_cache(landed.read.seq, waiter.noted()) => self.store.distrust_connections(),
+            let Landed { begun, read: Read { value, seq } } = self.read(digest).await?;
+            match self.freshness.judge(arrival, waiter, value.is_some(), seq, begun).await? {
+                Ruling::Take => return Ok(value),
+                Ruling::ReadAgain if !may_cache(seq, waiter.noted()) => self.store.distrust_connections(),
                 // A read that began before this request did not find the key: the next one begins after it.
                 Ruling::ReadAgain | Ruling::BeginAnew | Ruling::AwaitRenewal => {}
             }
         }
         Err(Arc::new(StoreError::Unavailable("every read was answered by a server that is not the primary".into())))
-    }
-
-    /// Waits until the request may be answered.
-    async fn admitted(&self, arrival: Arrival) -> Result<Admitted, Arc<StoreError>> {
-        let published = self.published();
-        loop {
-            let changed = published.listen();
-            match arrival.admit(published.lease(), published.deadline(), self.clock.monotonic()) {
-                Ok(admitted) => return Ok(admitted),
-                Err(_) => self.await_change(arrival, changed).await?,
-            }
-        }
-    }
-
-    async fn judge(&self, landed: &Landed, waiter: Waiter, arrival: Arrival) -> Result<Ruling, Arc<StoreError>> {
-        let Landed { begun, read } = landed;
-        let published = self.published();
-        if read.value.is_some() {
-            return Ok(waiter.judge_record(read.seq, published.applied()));
-        }
-        loop {
-            let changed = published.listen();
-            let (deadline, applied) = (published.deadline(), published.applied());
-            match waiter.judge_absence(read.seq, *begun, published.lease(), deadline, applied) {
-                Ruling::AwaitRenewal => self.await_change(arrival, changed).await?,
-                ruling => return Ok(ruling),
-            }
-        }
-    }
-
-    /// Asks for a renewal, and waits until something was published since `changed` began to listen.
-    async fn await_change(
-        &self,
-        arrival: Arrival,
-        changed: event_listener::EventListener,
-    ) -> Result<(), Arc<StoreError>> {
-        if self.published().has_failed_since(arrival.at()) {
-            let source = "no lease could be had from it since the request arrived".into();
-            return Err(Arc::new(StoreError::Unavailable(source)));
-        }
-        self.published().ask();
-        changed.await;
-        Ok(())
     }
 
     /// The record has been in memory for long: changes that were made by hand, past the service, show now. Whatever keeps it
@@ -127,17 +85,12 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
 
     async fn read(&self, digest: &KeyDigest) -> Result<Landed, Arc<StoreError>> {
         let read = || async {
-            let begun = self.clock.monotonic();
-            let read = self.store.find_by_digest(digest).await?;
-            let value = read.value.map(|key| self.cache.record(&key));
-            let read = crate::ports::Read { value, seq: read.seq };
+            let begun = self.freshness.now();
+            let Read { value, seq } = self.store.find_by_digest(digest).await?;
+            let read = Read { value: value.map(|key| self.cache.record(&key)), seq };
             self.cache.fill(digest, &read, begun);
             Ok(Landed { begun, read })
         };
         self.flights.read(digest, read).await
-    }
-
-    fn published(&self) -> &Published {
-        self.cache.published()
     }
 }

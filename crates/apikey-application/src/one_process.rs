@@ -58,7 +58,11 @@ impl<S: KeyStore> KeyStore for OneProcess<S> {
         self.store.find_by_digest(digest).await
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         self.store.find_by_id(organization_id, key_id).await
     }
 

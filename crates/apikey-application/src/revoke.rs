@@ -5,14 +5,19 @@ use std::sync::Arc;
 use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
 
 use crate::{
-    Caller, ErrorKind, FieldViolation, Policy,
+    Caller, ErrorKind, FieldViolation, KeyCache, Policy,
     error::Checked,
-    ports::{Change, Clock, Commit, CommitError, Confirmations, Confirmed, KeyStore, Seq, StoreError},
+    fence::{Arrival, Monotonic, Ruling},
+    freshness::Freshness,
+    ports::{Change, Clock, Commit, CommitError, Confirmations, Confirmed, KeyStore, Read, Seq, StoreError},
 };
 
 /// How often a change is made anew when somebody else changed the key in between. A revocation is final, so that the second
 /// attempt already meets a key that only a narrowing of another kind could change again.
 const ATTEMPTS: usize = 5;
+
+/// That there is no such key is told only after a renewal that began after the call.
+const STRICT: bool = true;
 
 /// The key may not be revoked; [`StoreError::OutcomeUnknown`] says that it may be.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +65,15 @@ pub struct RevokeApiKey<S, C, R> {
     store: Arc<S>,
     confirmations: Arc<R>,
     clock: Arc<C>,
+    freshness: Freshness<C>,
     policy: Policy,
 }
 
 impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
-    /// Revokes keys under that policy.
-    pub fn new(store: Arc<S>, confirmations: Arc<R>, clock: Arc<C>, policy: Policy) -> Self {
-        Self { store, confirmations, clock, policy }
+    /// Revokes keys under that policy. The cache is the one that verifications are answered from.
+    pub fn new(store: Arc<S>, cache: Arc<KeyCache>, confirmations: Arc<R>, clock: Arc<C>, policy: Policy) -> Self {
+        let freshness = Freshness::new(cache, Arc::clone(&clock));
+        Self { store, confirmations, clock, freshness, policy }
     }
 
     /// Revokes a key, and returns once no replica accepts it any more. A key that is already revoked keeps its `revoked_at`;
@@ -87,8 +94,17 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
         let key_id = key_id.map_err(RevokeError::InvalidFields)?;
         let organization_id = &principal.organization_id;
 
+        let arrival = Arrival::new(self.freshness.now(), STRICT);
         for _ in 0..ATTEMPTS {
-            let mut key = self.store.find_by_id(organization_id, key_id).await?.ok_or(RevokeError::NotFound)?;
+            let begun = self.freshness.now();
+            let Read { value, seq } = self.store.find_by_id(organization_id, key_id).await?;
+            let Some(mut key) = value else {
+                if self.proves_absence(arrival, seq, begun).await? {
+                    return Err(RevokeError::NotFound);
+                }
+                self.store.distrust_connections();
+                continue;
+            };
             let now = self.clock.now();
             let (change, events) = if let Some(event) = key.revoke(now) {
                 let actor = principal.actor.clone();
@@ -100,9 +116,9 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
             let commit = Commit { change, events, on_behalf_of: principal.actor.key_id(), now };
             match self.store.commit(commit).await {
                 Ok(seq) => return Ok(seq),
-                Err(CommitError::StaleRevision) => {}
+                // What the read saw, the change did not: the next read tells.
+                Err(CommitError::StaleRevision | CommitError::NotFound) => {}
                 Err(CommitError::AuthorizerNotStanding) => return Err(RevokeError::CallerRevoked),
-                Err(CommitError::NotFound) => return Err(RevokeError::NotFound),
                 Err(error @ (CommitError::DuplicateDigest | CommitError::IdempotencyKeyUsed(_))) => {
                     return Err(StoreError::Defect(Box::new(error)).into());
                 }
@@ -110,5 +126,12 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
             }
         }
         Err(RevokeError::Contended)
+    }
+
+    /// Whether a read that found no such key was answered by a server that was the primary after the call arrived: an old one
+    /// knows nothing of the newest keys.
+    async fn proves_absence(&self, arrival: Arrival, read: Seq, begun: Monotonic) -> Result<bool, StoreError> {
+        let waiter = self.freshness.admitted(arrival).await?.note(self.freshness.published().applied());
+        Ok(self.freshness.judge(arrival, waiter, false, read, begun).await? == Ruling::Take)
     }
 }

@@ -25,7 +25,7 @@ enum Wrong {
     NoAudit,
     /// A key is found by its id, whoever asks.
     AnyOrganization,
-    /// What cannot be read is called absent.
+    /// What cannot be read is called absent; and now and then nothing can be read.
     AbsentOnError,
 }
 

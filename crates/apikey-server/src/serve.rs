@@ -349,7 +349,13 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
             authenticator: Authenticator::new(Arc::clone(&verify), tokens),
             issue: IssueApiKey::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&entropy), policy.clone()),
             list: ListApiKeys::new(Arc::clone(store), policy.clone()),
-            revoke: RevokeApiKey::new(Arc::clone(store), Arc::clone(confirmations), Arc::clone(clock), policy),
+            revoke: RevokeApiKey::new(
+                Arc::clone(store),
+                Arc::clone(cache),
+                Arc::clone(confirmations),
+                Arc::clone(clock),
+                policy,
+            ),
         };
         let limits = CallLimits {
             deadline: CALL,

@@ -34,6 +34,13 @@ struct ReadRow {
     key: JoinedKeyRow,
 }
 
+impl ReadRow {
+    fn into_read(self) -> Result<Read<Option<ApiKey>>, IllegalRow> {
+        let Self { seq, timeline, key: JoinedKeyRow(key) } = self;
+        Ok(Read { value: key.map(KeyRow::into_key).transpose()?, seq: to_seq(seq, &timeline)? })
+    }
+}
+
 /// Head, timeline and key in one statement, so of one snapshot.
 const FIND_BY_DIGEST: &str = concat!(
     "SELECT h.seq, ",
@@ -48,25 +55,29 @@ pub(crate) async fn find_by_digest(
     digest: &KeyDigest,
 ) -> Result<Read<Option<ApiKey>>, StoreError> {
     let statement = prepared!(FIND_BY_DIGEST, Bytea => digest.as_bytes().to_vec());
-    let ReadRow { seq, timeline, key: JoinedKeyRow(key) } = one(connections.read(statement).await?)?;
-    Ok(Read { value: key.map(KeyRow::into_key).transpose()?, seq: to_seq(seq, &timeline)? })
+    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read()?)
 }
 
-const FIND_BY_ID: &str =
-    concat!("SELECT ", key_columns!(), " FROM api_keys k WHERE k.id = $1 AND k.organization_id = $2");
+/// As [`FIND_BY_DIGEST`].
+const FIND_BY_ID: &str = concat!(
+    "SELECT h.seq, ",
+    timeline!(),
+    " AS timeline, ",
+    key_columns!(),
+    " FROM revocation_head h LEFT JOIN api_keys k ON k.id = $1 AND k.organization_id = $2"
+);
 
 pub(crate) async fn find_by_id(
     connections: &Connections,
     organization_id: &OrganizationId,
     key_id: KeyId,
-) -> Result<Option<ApiKey>, StoreError> {
+) -> Result<Read<Option<ApiKey>>, StoreError> {
     let statement = prepared!(
         FIND_BY_ID,
         SqlUuid => *key_id.as_uuid(),
         Text => organization_id.as_str().to_owned(),
     );
-    let rows: Vec<KeyRow> = connections.read(statement).await?;
-    Ok(rows.into_iter().next().map(KeyRow::into_key).transpose()?)
+    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read()?)
 }
 
 #[derive(QueryableByName)]

@@ -112,7 +112,11 @@ impl KeyStore for PostgresStore {
         read::find_by_digest(&self.connections, digest).await
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         read::find_by_id(&self.connections, organization_id, key_id).await
     }
 

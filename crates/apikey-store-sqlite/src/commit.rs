@@ -98,7 +98,7 @@ fn issue(
 
 /// The stored key must be the one that the change was made from.
 fn expect_revision(connection: &mut SqliteConnection, changed: &ApiKey) -> Result<(), Failure> {
-    let stored = find_by_id(connection, changed.organization_id(), changed.id())?.ok_or(CommitError::NotFound)?;
+    let stored = find_by_id(connection, changed.organization_id(), changed.id())?.value.ok_or(CommitError::NotFound)?;
     if stored.parts().revision.checked_add(1) == Some(changed.parts().revision) {
         Ok(())
     } else {

@@ -30,29 +30,34 @@ pub(crate) fn head(connection: &mut SqliteConnection) -> Result<Seq, Failure> {
 }
 
 /// Key and head in one statement, the head also where there is no key.
+type Found = (i64, Option<KeyRow>);
+
+fn into_read((number, row): Found) -> Result<Read<Option<ApiKey>>, Failure> {
+    Ok(Read { value: row.map(ApiKey::try_from).transpose()?, seq: seq(number)? })
+}
+
 pub(crate) fn find_by_digest(
     connection: &mut SqliteConnection,
     digest: &KeyDigest,
 ) -> Result<Read<Option<ApiKey>>, Failure> {
-    let (number, row): (i64, Option<KeyRow>) = revocation_head::table
+    let found: Found = revocation_head::table
         .left_join(api_keys::table.on(api_keys::digest.eq(digest.as_bytes().as_slice())))
         .select((revocation_head::seq, Option::<KeyRow>::as_select()))
         .first(connection)?;
-    Ok(Read { value: row.map(ApiKey::try_from).transpose()?, seq: seq(number)? })
+    into_read(found)
 }
 
 pub(crate) fn find_by_id(
     connection: &mut SqliteConnection,
     organization_id: &OrganizationId,
     key_id: KeyId,
-) -> Result<Option<ApiKey>, Failure> {
-    let row: Option<KeyRow> = api_keys::table
-        .filter(api_keys::id.eq(id_bytes(&key_id)))
-        .filter(api_keys::organization_id.eq(organization_id.as_str()))
-        .select(KeyRow::as_select())
-        .first(connection)
-        .optional()?;
-    row.map(ApiKey::try_from).transpose()
+) -> Result<Read<Option<ApiKey>>, Failure> {
+    let is_it = api_keys::id.eq(id_bytes(&key_id)).and(api_keys::organization_id.eq(organization_id.as_str()));
+    let found: Found = revocation_head::table
+        .left_join(api_keys::table.on(is_it))
+        .select((revocation_head::seq, Option::<KeyRow>::as_select()))
+        .first(connection)?;
+    into_read(found)
 }
 
 pub(crate) fn find_idempotency(

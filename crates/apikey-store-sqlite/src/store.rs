@@ -78,7 +78,11 @@ impl KeyStore for SqliteStore {
         self.0.run(Role::Read, move |connection| Ok(read::find_by_digest(connection, &digest)?)).await
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         let organization_id = organization_id.clone();
         self.0.run(Role::Read, move |connection| Ok(read::find_by_id(connection, &organization_id, key_id)?)).await
     }

@@ -97,9 +97,14 @@ impl KeyStore for InMemoryStore {
         Ok(Read { value: state.find_by_digest(digest).cloned(), seq: state.head() })
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         let state = self.meet(StoreCall::FindById).await?;
-        Ok(state.find_by_id(organization_id, key_id).map(|record| record.key.clone()))
+        let value = state.find_by_id(organization_id, key_id).map(|record| record.key.clone());
+        Ok(Read { value, seq: state.head() })
     }
 
     async fn find_idempotency(

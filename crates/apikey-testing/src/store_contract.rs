@@ -123,7 +123,7 @@ async fn refusal(under_test: &impl StoreUnderTest, commit: Commit) -> CommitErro
 }
 
 async fn stored(under_test: &impl StoreUnderTest, key: &ApiKey) -> Option<ApiKey> {
-    under_test.store().find_by_id(key.organization_id(), key.id()).await.expect("the store answers")
+    under_test.store().find_by_id(key.organization_id(), key.id()).await.expect("the store answers").value
 }
 
 async fn page(

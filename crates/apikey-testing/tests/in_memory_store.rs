@@ -45,7 +45,7 @@ async fn held_calls_wait_until_they_are_let_go() {
     while store.calls(StoreCall::Commit) == 0 {
         tokio::task::yield_now().await;
     }
-    let found = store.find_by_id(&an_organization(), key.id()).await.expect("other calls are not held");
+    let found = store.find_by_id(&an_organization(), key.id()).await.expect("other calls are not held").value;
     assert_eq!((found, call.is_finished()), (None, false));
     drop(held);
     call.await.expect("no panic").expect("the commit goes on");

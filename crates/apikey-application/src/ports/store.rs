@@ -134,7 +134,8 @@ pub trait KeyStore: Send + Sync + 'static {
         digest: &KeyDigest,
     ) -> impl Future<Output = Result<Read<Option<ApiKey>>, StoreError>> + Send;
 
-    /// Finds a key of an organization by its id. A key of another organization is `None`.
+    /// Finds a key of an organization by its id, together with the head of the same snapshot; absence too has a seq. A key of
+    /// another organization is `None`.
     ///
     /// # Errors
     /// [`StoreError`] where it cannot be told.
@@ -142,7 +143,7 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         organization_id: &OrganizationId,
         key_id: KeyId,
-    ) -> impl Future<Output = Result<Option<ApiKey>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Read<Option<ApiKey>>, StoreError>> + Send;
 
     /// Finds what was stored under an organization's and actor's idempotency key.
     ///

@@ -34,8 +34,8 @@ pub(crate) fn a_house() -> House {
     let shared = Arc::new(OneProcess::new(store.clone(), Arc::clone(&cache)));
     let usage = Arc::new(UsageLog::new());
     let format = pidgr::KEY_FORMAT;
-    let (asked, verify_clock) = (Arc::clone(&shared), Arc::new(clock.clone()));
-    let verify = Arc::new(VerifyApiKey::new(asked, cache, verify_clock, Arc::clone(&usage), format));
+    let (asked, its_cache, its_clock) = (Arc::clone(&shared), Arc::clone(&cache), Arc::new(clock.clone()));
+    let verify = Arc::new(VerifyApiKey::new(asked, its_cache, its_clock, Arc::clone(&usage), format));
     House {
         issue: IssueApiKey::new(
             Arc::clone(&shared),
@@ -44,7 +44,7 @@ pub(crate) fn a_house() -> House {
             Policy::pidgr(),
         ),
         list: ListApiKeys::new(Arc::clone(&shared), Policy::pidgr()),
-        revoke: RevokeApiKey::new(shared, Arc::new(NobodyElse), Arc::new(clock.clone()), Policy::pidgr()),
+        revoke: RevokeApiKey::new(shared, cache, Arc::new(NobodyElse), Arc::new(clock.clone()), Policy::pidgr()),
         authenticate: Authenticator::new(Arc::clone(&verify), OneToken),
         verify,
         store,

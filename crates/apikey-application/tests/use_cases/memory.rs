@@ -323,7 +323,7 @@ async fn one_process_passes_everything_else_on() {
     let issued = house.issued().await;
     store.ping().await.unwrap();
     store.distrust_connections();
-    let found = store.find_by_id(issued.key.organization_id(), issued.key.id()).await.unwrap();
+    let found = store.find_by_id(issued.key.organization_id(), issued.key.id()).await.unwrap().value;
     assert_eq!(found, Some(issued.key.clone()));
     let again = store.commit(apikey_testing::fixtures::issue(&issued.key)).await;
     assert!(matches!(again, Err(CommitError::DuplicateDigest)));

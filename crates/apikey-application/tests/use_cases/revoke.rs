@@ -1,12 +1,13 @@
 //! Revoking keys.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use apikey_application::{
-    ErrorKind, FieldViolation, IdempotencyKey, NobodyElse, Policy, RevokeApiKey, RevokeError, Verification,
+    ErrorKind, FieldViolation, IdempotencyKey, KeyCache, NobodyElse, Policy, RevokeApiKey, RevokeError, Verification,
+    fence::Lease,
     ports::{
-        Change, Commit, CommitError, Confirmations, Confirmed, KeyStore, Page, PageQuery, Read, Seq, StoreError,
-        StoredIdempotency, Use,
+        Change, Clock as _, Commit, CommitError, Confirmations, Confirmed, KeyStore, Page, PageQuery, Read, Seq,
+        StoreError, StoredIdempotency, Use,
     },
 };
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyEventKind, KeyId, OrganizationId, RejectionReason};
@@ -15,14 +16,16 @@ use apikey_testing::{
     fixtures::{a_caller, a_caller_with, a_key, an_instant, seconds_later},
 };
 
-use crate::house::{a_house, a_manager, a_visitor, an_outage, presented};
+use futures_util::poll;
+
+use crate::house::{LIMITS, a_house, a_manager, a_visitor, an_outage, presented};
 
 mockall::mock! {
     Store {}
 
     impl KeyStore for Store {
         fn find_by_digest(&self, digest: &KeyDigest) -> impl Future<Output = Result<Read<Option<ApiKey>>, StoreError>> + Send;
-        fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> impl Future<Output = Result<Option<ApiKey>, StoreError>> + Send;
+        fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> impl Future<Output = Result<Read<Option<ApiKey>>, StoreError>> + Send;
         fn find_idempotency(
             &self,
             organization_id: &OrganizationId,
@@ -35,6 +38,10 @@ mockall::mock! {
         fn distrust_connections(&self);
         fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
     }
+}
+
+fn a_cache() -> Arc<KeyCache> {
+    Arc::new(KeyCache::of_one_process(LIMITS))
 }
 
 const FIRST: Seq = Seq { timeline: 0, number: 1 };
@@ -123,7 +130,7 @@ async fn a_race_with_another_revoker_ends_in_a_confirmation() {
     let answer = |key: ApiKey| {
         move |_: &_, _| -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
             let key = key.clone();
-            Box::pin(async { Ok(Some(key)) })
+            Box::pin(async { Ok(Read { value: Some(key), seq: FIRST }) })
         }
     };
     store.expect_find_by_id().once().in_sequence(&mut order).returning(answer(live.clone()));
@@ -137,6 +144,7 @@ async fn a_race_with_another_revoker_ends_in_a_confirmation() {
 
     let revoke = RevokeApiKey::new(
         Arc::new(store),
+        a_cache(),
         Arc::new(NobodyElse),
         Arc::new(FixedClock::at(an_instant())),
         Policy::pidgr(),
@@ -147,10 +155,14 @@ async fn a_race_with_another_revoker_ends_in_a_confirmation() {
 #[tokio::test]
 async fn a_key_that_changes_again_and_again_is_given_up_as_unavailable() {
     let mut store = MockStore::new();
-    store.expect_find_by_id().times(5).returning(|_, _| Box::pin(async { Ok(Some(a_key(1))) }));
+    store
+        .expect_find_by_id()
+        .times(5)
+        .returning(|_, _| Box::pin(async { Ok(Read { value: Some(a_key(1)), seq: FIRST }) }));
     store.expect_commit().times(5).returning(|_| Box::pin(async { Err(CommitError::StaleRevision) }));
     let revoke = RevokeApiKey::new(
         Arc::new(store),
+        a_cache(),
         Arc::new(NobodyElse),
         Arc::new(FixedClock::at(an_instant())),
         Policy::pidgr(),
@@ -158,6 +170,33 @@ async fn a_key_that_changes_again_and_again_is_given_up_as_unavailable() {
     let error = revoke.revoke(&a_manager(), Ok(a_key(1).id())).await.unwrap_err();
     assert!(matches!(error, RevokeError::Contended));
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn that_there_is_no_such_key_is_told_only_after_a_renewal_that_began_after_the_call() {
+    let (house, clock) = (a_house(), FixedClock::at(an_instant()));
+    let cache = Arc::new(KeyCache::of_replica(Lease::DEFAULT, LIMITS));
+    let store = Arc::new(house.store.clone());
+    let (shared_cache, shared_clock) = (Arc::clone(&cache), Arc::new(clock.clone()));
+    let revoke = RevokeApiKey::new(store, shared_cache, Arc::new(NobodyElse), shared_clock, Policy::pidgr());
+    let renews = || {
+        cache.publish_deadline(clock.monotonic() + Lease::DEFAULT.held());
+        cache.wake_waiters();
+    };
+    renews();
+    let manager = a_manager();
+    let mut call = pin!(revoke.revoke(&manager, Ok(a_key(1).id())));
+    assert!(poll!(&mut call).is_pending(), "the lease is held, but it proves nothing about absence");
+    renews();
+    assert!(matches!(call.await, Err(RevokeError::NotFound)));
+
+    // A server on another timeline, the old primary perhaps, proves nothing either.
+    cache.raise_applied(Seq { timeline: 1, number: 0 });
+    let mut call = pin!(revoke.revoke(&manager, Ok(a_key(1).id())));
+    assert!(poll!(&mut call).is_pending());
+    renews();
+    assert!(matches!(call.await, Err(RevokeError::Contended)));
+    assert_eq!(house.store.calls(StoreCall::DistrustConnections), 5);
 }
 
 mockall::mock! {
@@ -180,7 +219,8 @@ async fn a_revocation_returns_only_when_its_own_place_in_the_sequence_is_confirm
     }
     replicas.expect_confirm().once().returning(|_| Box::pin(async { Err(an_outage()) }));
     let store = Arc::new(house.store.clone());
-    let revoke = RevokeApiKey::new(store, Arc::new(replicas), Arc::new(house.clock.clone()), Policy::pidgr());
+    let revoke =
+        RevokeApiKey::new(store, a_cache(), Arc::new(replicas), Arc::new(house.clock.clone()), Policy::pidgr());
     for key in [&first, &second, &first] {
         assert_eq!(revoke.revoke(&a_manager(), Ok(key.key.id())).await.unwrap(), confirmed);
     }

@@ -124,13 +124,14 @@ pub(crate) async fn start_with(setup: Setup) -> Running {
     let usage = Arc::new(UsageLog::new());
     // Nothing stays in memory, so that what a test does to the store shows at once.
     let cache = Arc::new(KeyCache::of_one_process(CacheLimits { bytes: 0, reads: 64 }));
-    let verify = VerifyApiKey::new(shared_store.clone(), cache, shared_clock.clone(), usage.clone(), policy.format);
+    let verify =
+        VerifyApiKey::new(shared_store.clone(), cache.clone(), shared_clock.clone(), usage.clone(), policy.format);
     let verify = Arc::new(verify);
     let management = Management {
         authenticator: Authenticator::new(verify.clone(), tokens),
         issue: IssueApiKey::new(shared_store.clone(), shared_clock.clone(), Arc::new(entropy.clone()), policy.clone()),
         list: ListApiKeys::new(shared_store.clone(), policy.clone()),
-        revoke: RevokeApiKey::new(shared_store, Arc::new(NobodyElse), shared_clock, policy),
+        revoke: RevokeApiKey::new(shared_store, cache, Arc::new(NobodyElse), shared_clock, policy),
     };
     let ids = RequestIds::new(&entropy).unwrap();
     let (service, serving) = PublicService::new(management, ids.clone(), calls).await.unwrap();

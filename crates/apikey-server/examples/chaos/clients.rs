@@ -64,10 +64,26 @@ impl Clients {
         limit: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<Response<T>, Status> {
-        self.outstanding.fetch_add(1, Ordering::AcqRel);
-        let answer = tokio::time::timeout(limit, call).await;
-        self.outstanding.fetch_sub(1, Ordering::AcqRel);
-        answer.unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the client waits no longer")))
+        let _outstanding = Outstanding::among(&self.outstanding);
+        tokio::time::timeout(limit, call)
+            .await
+            .unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the client waits no longer")))
+    }
+}
+
+/// A call that is under way, until it is answered or given up.
+struct Outstanding<'a>(&'a AtomicUsize);
+
+impl<'a> Outstanding<'a> {
+    fn among(calls: &'a AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::AcqRel);
+        Self(calls)
+    }
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -15,6 +15,9 @@ use tokio_postgres::{Client, NoTls};
 const PASSWORD: &str = "chaos";
 const PORT: u16 = 5432;
 
+/// Three replicas' pools and ours; a standby must allow as many as its primary.
+const CONNECTIONS: &str = "max_connections=300";
+
 /// How often, with a pause of 50 ms, a server is asked whether it answers: a minute.
 const LOOKS: u32 = 1_200;
 
@@ -27,7 +30,7 @@ pg_basebackup --dbname \"host=$PRIMARY user=postgres application_name=standby\" 
 chown -R postgres:postgres \"$PGDATA\"
 chmod 0700 \"$PGDATA\"
 for program in postgres-entrypoint docker-entrypoint.sh; do
-    if command -v \"$program\" > /dev/null; then exec \"$program\" postgres; fi
+    if command -v \"$program\" > /dev/null; then exec \"$program\" postgres \"$@\"; fi
 done
 exit 1";
 
@@ -41,7 +44,7 @@ impl Server {
     /// Starts a server and waits until it answers.
     pub(crate) async fn start(image: &str) -> Result<Self> {
         let password = format!("POSTGRES_PASSWORD={PASSWORD}");
-        let server = Self::run(&["--env", &password, image, "postgres", "-c", "max_connections=300"]).await?;
+        let server = Self::run(&["--env", &password, image, "postgres", "-c", CONNECTIONS]).await?;
         server.wait().await?;
         server.sql("postgres", &format!("CREATE ROLE apikeys LOGIN PASSWORD '{PASSWORD}'")).await?;
         Ok(server)
@@ -53,8 +56,21 @@ impl Server {
         primary.sql("postgres", "SELECT pg_reload_conf()").await?;
         let (address, password) =
             (format!("PRIMARY={}", primary.address().await?.ip()), format!("PGPASSWORD={PASSWORD}"));
-        let standby =
-            Self::run(&["--env", &address, "--env", &password, "--entrypoint", "sh", image, "-c", STANDBY]).await?;
+        let standby = Self::run(&[
+            "--env",
+            &address,
+            "--env",
+            &password,
+            "--entrypoint",
+            "sh",
+            image,
+            "-c",
+            STANDBY,
+            "sh",
+            "-c",
+            CONNECTIONS,
+        ])
+        .await?;
         standby.wait().await?;
         primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'standby'").await?;
         primary.sql("postgres", "SELECT pg_reload_conf()").await?;
@@ -106,6 +122,13 @@ impl Server {
         self.exec(&[&psql[..], &["--set", "ON_ERROR_STOP=1", "--dbname", name, "--command", sql]].concat()).await
     }
 
+    /// Stops the process that writes to the log what nobody waits for: whoever commits without waiting loses it with the memory,
+    /// and for whoever waits nothing changes.
+    pub(crate) async fn stop_lazy_writer(&self) -> Result<()> {
+        let id = self.sql("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").await?;
+        self.exec(&["sh", "-c", "kill -STOP \"$0\"", &id]).await.map(drop)
+    }
+
     /// Ends all its processes at once, as a loss of power does.
     pub(crate) async fn kill(&self) -> Result<()> {
         docker(&["kill", "--signal", "KILL", &self.container]).await?;
@@ -133,9 +156,18 @@ impl Server {
             if self.exec(&["pg_isready", "--quiet", "--host", "127.0.0.1", "--username", "postgres"]).await.is_ok() {
                 return Ok(());
             }
+            if docker(&["inspect", "--format", "{{.State.Running}}", &self.container]).await? != "true" {
+                break;
+            }
             sleep(Duration::from_millis(50)).await;
         }
-        bail!("PostgreSQL does not answer")
+        bail!("PostgreSQL does not answer: {}", self.log().await?)
+    }
+
+    /// The last that it has logged.
+    async fn log(&self) -> Result<String> {
+        let output = Command::new("docker").args(["logs", "--tail", "5", &self.container]).output().await?;
+        Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 
     async fn exec(&self, arguments: &[&str]) -> Result<String> {

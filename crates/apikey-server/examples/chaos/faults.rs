@@ -4,9 +4,10 @@ mod database;
 mod links;
 mod processes;
 
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use std::time::Duration;
 
 use crate::cluster::Cluster;
 pub(crate) use database::fail_over;
@@ -98,7 +99,7 @@ pub(crate) struct Means {
     /// The library that moves a process's wall clock.
     pub(crate) faketime: Option<String>,
     /// Where files are put.
-    pub(crate) folder: std::path::PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// What shows that a fault happened: what was counted, each at least once.
@@ -155,11 +156,10 @@ impl Fault {
 async fn together(cluster: &mut Cluster, means: &Means) -> Result<Evidence> {
     cluster.link(0)?.hold();
     cluster.replica(1)?.stop().await?;
-    let mut evidence = database::kill(cluster, means).await?;
+    let evidence = database::outage(cluster, means).await?;
     cluster.replica(1)?.resume().await?;
-    let held = cluster.count(|counts| counts.held.load(std::sync::atomic::Ordering::Relaxed));
-    evidence = evidence.and("pieces held up", held);
-    Ok(evidence.and("replicas stopped", 1))
+    let held = cluster.count(|counts| counts.held.load(Ordering::Relaxed));
+    Ok(evidence.and("pieces held up", held).and("replicas stopped", 1))
 }
 
 async fn together_slowly(cluster: &mut Cluster, means: &Means) -> Result<Evidence> {
@@ -172,8 +172,7 @@ async fn together_slowly(cluster: &mut Cluster, means: &Means) -> Result<Evidenc
     }
     let evidence = processes::rolling(cluster).await?;
     tokio::time::sleep(means.lasts).await;
-    let count = |of: fn(&crate::proxy::Counts) -> &std::sync::atomic::AtomicU64| {
-        cluster.count(|counts| of(counts).load(std::sync::atomic::Ordering::Relaxed))
-    };
-    Ok(evidence.and("answers cut off", count(|counts| &counts.cut)).and("pieces delayed", count(|counts| &counts.held)))
+    let cut = cluster.count(|counts| counts.cut.load(Ordering::Relaxed));
+    let delayed = cluster.count(|counts| counts.held.load(Ordering::Relaxed));
+    Ok(evidence.and("answers cut off", cut).and("pieces delayed", delayed))
 }

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, Result};
 use apikey_testing::history::Outcome;
 use tokio::{
     task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use crate::world::{CHANGE, Key, VERIFY, World};
@@ -25,6 +26,9 @@ const MOST_OUTSTANDING: usize = 300;
 
 /// So many live keys are held ready.
 pub(crate) const LIVE: usize = 150;
+
+/// So often in a row nothing is under way, when all is over: between an answer and what follows from it there is a moment.
+const QUIET: u32 = 20;
 
 /// How much of everything, each second.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// An ordinary mixture around that many verifications.
     pub(crate) const fn around(verify: u32) -> Self {
-        Self { verify, create: 16, revoke: 20, act: 6, list: 2, trespass: 2 }
+        Self { verify, create: 16, revoke: 20, act: 6, list: 2, trespass: 8 }
     }
 }
 
@@ -60,16 +64,21 @@ impl Load {
     }
 
     /// Sends nothing more, and waits until everything has been answered or given up.
-    pub(crate) async fn stop(self, world: &World) {
+    ///
+    /// # Errors
+    /// Calls do not end.
+    pub(crate) async fn stop(self, world: &World) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.ok();
+        self.task.await.context("the load ended early")?;
         let ended = async {
-            while world.outstanding() > 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut quiet = 0;
+            while quiet < QUIET {
+                quiet = if world.outstanding() > 0 { 0 } else { quiet + 1 };
+                sleep(Duration::from_millis(10)).await;
             }
         };
         // Every call ends by itself within this time, those included that the answer to another one makes.
-        tokio::time::timeout(CHANGE * 3, ended).await.ok();
+        timeout(CHANGE * 3, ended).await.context("calls do not end")
     }
 }
 
@@ -132,13 +141,13 @@ fn send(world: &Arc<World>, what: usize) {
 /// Creates a key of any organization. Says nothing where it fails: the history does.
 pub(crate) async fn create(world: &World, replica: usize) {
     let Some(manager) = world.managers.get(world.random(world.managers.len())) else { return };
-    if let Some(key) = world.create(replica, manager, world.random(6) == 0).await {
+    if let Some(key) = world.create(replica, manager, world.random(6) == 0, CHANGE).await {
         world.add(key);
     }
 }
 
 async fn act(world: &World, replica: usize, key: &Key) {
-    if let Some(created) = world.create(replica, key, false).await {
+    if let Some(created) = world.create(replica, key, false, CHANGE).await {
         world.add(created);
     }
 }

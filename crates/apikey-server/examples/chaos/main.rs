@@ -127,7 +127,7 @@ fn pace(arguments: &Arguments) -> Pace {
     let seconds = |brief, full| Duration::from_secs(if arguments.brief { brief } else { full });
     let rate = if arguments.brief { arguments.rate.min(1_000) } else { arguments.rate };
     let means = Means {
-        lasts: seconds(4, 15),
+        lasts: seconds(3, 15),
         rounds: if arguments.brief { 2 } else { 6 },
         faketime: arguments.faketime.clone(),
         folder: arguments.folder.clone(),

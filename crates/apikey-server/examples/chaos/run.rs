@@ -72,7 +72,7 @@ pub(crate) async fn run(name: &str, fault: Fault, servers: &Servers, plan: &Plan
     if normal_after.is_some() {
         sleep(pace.calm).await;
     }
-    load.stop(&world).await;
+    load.stop(&world).await?;
     let verdict = judge(&cluster).await?;
     let tallies = world.tallies();
     let unclean = std::mem::take(&mut *locked(&world.unclean));
@@ -90,7 +90,7 @@ async fn recovery(world: &Arc<World>) -> Option<Duration> {
             sleep(PAUSE).await;
         }
         loop {
-            if let Ok(Some(key)) = timeout(TRY, world.create(replica, manager, false)).await {
+            if let Some(key) = world.create(replica, manager, false, TRY).await {
                 world.add(key);
                 return anyhow::Ok(());
             }

@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Creates a key in the name of another one, and returns it where that is answered.
-    pub(crate) async fn create(&self, replica: usize, authorizer: &Key, manages: bool) -> Option<Key> {
+    pub(crate) async fn create(&self, replica: usize, authorizer: &Key, manages: bool, limit: Duration) -> Option<Key> {
         let clients = self.replicas.get(replica)?;
         let name = format!("key {}", self.numbers.fetch_add(1, Ordering::Relaxed));
         let permissions = if manages { vec![Permission::ManageApiKeys.into()] } else { Vec::new() };
@@ -140,7 +140,7 @@ impl World {
         let request = authorized(message, &authorizer.raw);
         let start = self.now();
         let call = async { clients.public()?.create_api_key(request).await };
-        match clients.call(CHANGE, call).await {
+        match clients.call(limit, call).await {
             Ok(response) => {
                 let response = response.into_inner();
                 let id = response.api_key.and_then(|key| KeyId::parse(&key.id).ok())?;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use apikey_application::{
@@ -12,6 +15,10 @@ use apikey_application::{
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 
 use crate::Wrong;
+
+/// One of so many reads fails after it has been answered, where failures are called absence: while everything else works, since
+/// absence is believed only then.
+const FAILS: u64 = 8;
 
 /// A store with something wrong.
 pub(crate) struct Misbehaving<S> {
@@ -23,12 +30,13 @@ pub(crate) struct Misbehaving<S> {
     owners: Mutex<HashMap<KeyId, OrganizationId>>,
     /// The last head that was read.
     head: Mutex<Option<Seq>>,
+    reads: AtomicU64,
 }
 
 impl<S> Misbehaving<S> {
     pub(crate) fn new(store: S, wrong: Wrong) -> Self {
         let (first, owners) = (Mutex::default(), Mutex::default());
-        Self { store, wrong, first, owners, head: Mutex::default() }
+        Self { store, wrong, first, owners, head: Mutex::default(), reads: AtomicU64::new(0) }
     }
 }
 
@@ -40,6 +48,11 @@ impl<S: KeyStore> KeyStore for Misbehaving<S> {
                 Some(seq) => Ok(Read { value: None, seq }),
                 None => Err(error),
             },
+            (Wrong::AbsentOnError, Ok(Read { seq, .. }))
+                if self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(FAILS) =>
+            {
+                Ok(Read { value: None, seq })
+            }
             (Wrong::OlderSnapshot, Ok(Read { value: Some(key), seq })) => {
                 // As new as the head says, but for the key.
                 let first = locked(&self.first).entry(*digest).or_insert(key).clone();
@@ -56,7 +69,11 @@ impl<S: KeyStore> KeyStore for Misbehaving<S> {
         }
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         if self.wrong == Wrong::AnyOrganization {
             let owner = locked(&self.owners).get(&key_id).cloned();
             return self.store.find_by_id(owner.as_ref().unwrap_or(organization_id), key_id).await;

@@ -76,7 +76,11 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         self.read(|store| async move { store.find_by_digest(&digest).await }).await
     }
 
-    async fn find_by_id(&self, organization_id: &OrganizationId, key_id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn find_by_id(
+        &self,
+        organization_id: &OrganizationId,
+        key_id: KeyId,
+    ) -> Result<Read<Option<ApiKey>>, StoreError> {
         let organization_id = organization_id.clone();
         self.read(|store| async move { store.find_by_id(&organization_id, key_id).await }).await
     }

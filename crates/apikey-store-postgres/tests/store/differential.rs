@@ -162,7 +162,7 @@ async fn answer(store: &impl KeyStore, command: &Command) -> String {
         }
         Command::FindById { key: number, elsewhere } => {
             let organization_id = organization((number.is_multiple_of(3)) != *elsewhere);
-            format!("{:?}", store.find_by_id(&organization_id, key(*number).id()).await.unwrap())
+            format!("{:?}", store.find_by_id(&organization_id, key(*number).id()).await.unwrap().value)
         }
         Command::FindIdempotency { actor: by, header: under, elsewhere } => {
             let under = IdempotencyKey::parse(&header(*under)).unwrap();

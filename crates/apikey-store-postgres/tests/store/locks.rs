@@ -62,7 +62,7 @@ async fn a_revocation_that_waited_for_the_note_of_a_use_keeps_the_use() {
     until_somebody_waits(&watcher).await;
     other.batch_execute("COMMIT").await.unwrap();
     assert_eq!(revocation.await.unwrap().unwrap().number, 1);
-    let stored = store.find_by_id(&an_organization(), key.id()).await.unwrap().unwrap();
+    let stored = store.find_by_id(&an_organization(), key.id()).await.unwrap().value.unwrap();
     assert_eq!(stored.parts().last_used_at, Some(seconds_later(7)));
     assert_eq!(stored.parts().revoked_at, Some(seconds_later(9)));
     assert_eq!(store.commit(confirm(&key, seconds_later(10))).await.unwrap().number, 1);
@@ -81,7 +81,7 @@ async fn a_use_that_waited_for_a_later_use_does_not_move_back() {
     until_somebody_waits(&watcher).await;
     other.batch_execute("COMMIT").await.unwrap();
     recording.await.unwrap().unwrap();
-    let stored = store.find_by_id(&an_organization(), key.id()).await.unwrap().unwrap();
+    let stored = store.find_by_id(&an_organization(), key.id()).await.unwrap().value.unwrap();
     assert_eq!(stored.parts().last_used_at, Some(seconds_later(7)));
 }
 

@@ -61,7 +61,7 @@ async fn a_second_process_is_refused_by_name_and_a_killed_one_loses_nothing() {
     drop(child);
 
     let store = SqliteStore::open(&database).await.unwrap();
-    let found = store.find_by_id(&an_organization(), a_key(1).id()).await.unwrap();
+    let found = store.find_by_id(&an_organization(), a_key(1).id()).await.unwrap().value;
     assert_eq!(found, Some(a_key(1)));
 }
 

@@ -96,7 +96,7 @@ pub async fn organizations_see_only_their_own_keys(under_test: &impl StoreUnderT
     commit(under_test, issue(&ours)).await;
     commit(under_test, issue(&theirs)).await;
     let store = under_test.store();
-    let found = store.find_by_id(ours.organization_id(), theirs.id()).await.expect("the store answers");
+    let found = store.find_by_id(ours.organization_id(), theirs.id()).await.expect("the store answers").value;
     assert_eq!(found, None, "a key of another organization has no id here");
     for key in [&ours, &theirs] {
         let own = page(under_test, key.organization_id(), None, None, 10).await;

@@ -22,8 +22,19 @@ fn failures(cluster: &Cluster) -> u64 {
     tally.map_or(0, |tally| tally.failed.values().sum::<u64>() + tally.unknown)
 }
 
-/// The database is killed, is away for a while, and is started again.
+/// So long there are commits whose log is in memory alone, unless they waited for it.
+const UNWRITTEN: Duration = Duration::from_secs(1);
+
+/// The database is killed, is away for a while, and is started again. What is counted begins with its death.
 pub(super) async fn kill(cluster: &Cluster, means: &Means) -> Result<Evidence> {
+    cluster.world.enter(Stage::Healthy);
+    cluster.server.stop_lazy_writer().await?;
+    sleep(UNWRITTEN).await;
+    cluster.world.enter(Stage::Fault);
+    outage(cluster, means).await
+}
+
+pub(super) async fn outage(cluster: &Cluster, means: &Means) -> Result<Evidence> {
     cluster.server.kill().await?;
     sleep(means.lasts).await;
     let evidence = Evidence::of("databases killed", 1).and("calls that failed", failures(cluster));
@@ -59,19 +70,28 @@ pub(crate) async fn fail_over(cluster: &mut Cluster, standby: Server, means: &Me
         cluster.link(number)?.change(|condition| condition.server = address);
         cluster.link(number)?.reset();
     }
+    // What ended with those connections is counted by then.
+    sleep(Duration::from_millis(200)).await;
+    let before = transactions(&cluster.server, &cluster.database).await?;
     // New connections of the first one too lead to the new primary, half-way through: its reads then come from both.
     sleep(means.lasts / 2).await;
     cluster.link(0)?.change(|condition| condition.server = address);
     sleep(means.lasts / 2).await;
     let old = std::mem::replace(&mut cluster.server, Arc::clone(&standby));
     let connections = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'apikeys'";
-    let kept: u64 = old.sql("postgres", connections).await?.parse()?;
+    let answered = transactions(&old, &cluster.database).await? - before;
     let moved: u64 = standby.sql("postgres", connections).await?.parse()?;
     old.kill().await?;
     let reset = cluster.count(|counts| counts.reset.load(Ordering::Relaxed));
     // Its container is removed, which takes a while.
     tokio::task::spawn_blocking(move || drop(old)).await.context("the old primary")?;
-    Ok(Evidence::of("connections kept to the old primary", kept)
+    Ok(Evidence::of("transactions that the old primary answered", answered)
         .and("connections to the new primary", moved)
         .and("connections reset", reset))
+}
+
+/// How many transactions a server has ended in that database.
+async fn transactions(server: &Server, database: &str) -> Result<u64> {
+    let sql = format!("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{database}'");
+    Ok(server.sql("postgres", &sql).await?.parse()?)
 }

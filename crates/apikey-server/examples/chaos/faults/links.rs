@@ -87,7 +87,8 @@ pub(super) async fn notifications(cluster: &Cluster, means: &Means) -> Result<Ev
     for number in 0..REPLICAS {
         cluster.link(number)?.change(|condition| condition.drops_notifications = true);
     }
-    sleep(means.lasts).await;
+    // Twice as long as other faults: replicas go on by themselves, only later.
+    sleep(means.lasts * 2).await;
     Ok(Evidence::of("notifications lost", total(cluster, |counts| &counts.notifications)))
 }
 

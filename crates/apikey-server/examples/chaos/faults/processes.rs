@@ -11,7 +11,7 @@ use super::{Evidence, Means};
 use crate::{
     cluster::{Cluster, REPLICAS},
     load::try_everywhere,
-    world::{Key, VERIFY, World},
+    world::{CHANGE, Key, VERIFY, World},
 };
 
 /// So many keys are revoked while a replica stands still.
@@ -130,7 +130,7 @@ pub(super) async fn clock(cluster: &mut Cluster, means: &Means) -> Result<Eviden
         fs::write(&file, offset)?;
         for _ in 0..5 {
             let manager = world.managers.first().context("there is no manager")?;
-            if let Some(key) = world.create(0, manager, false).await {
+            if let Some(key) = world.create(0, manager, false, CHANGE).await {
                 world.add(key);
             }
         }
@@ -148,7 +148,7 @@ pub(super) async fn clock(cluster: &mut Cluster, means: &Means) -> Result<Eviden
 
 async fn fresh_keys(world: &Arc<World>, replica: usize) -> Result<Vec<Arc<Key>>> {
     let manager = world.managers.first().context("there is no manager")?;
-    let created = join_all((0..KEYS).map(|number| world.create(replica, manager, number == 0))).await;
+    let created = join_all((0..KEYS).map(|number| world.create(replica, manager, number == 0, CHANGE))).await;
     Ok(created.into_iter().flatten().map(Arc::new).collect())
 }
 

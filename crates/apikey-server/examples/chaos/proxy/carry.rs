@@ -51,7 +51,7 @@ pub(super) async fn carry(
     mut condition: watch::Receiver<Condition>,
     counts: &Arc<Counts>,
 ) -> bool {
-    // Without it small messages would be late: worse than no fault at all, and nothing else.
+    // Where it cannot be set, small messages are late, and nothing worse.
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     let cut = Arc::new(AtomicBool::new(false));
@@ -74,7 +74,7 @@ pub(super) async fn carry(
         }
     };
     if !ended {
-        // Ends without this are no less sudden, only more polite.
+        // Where it cannot be set, the end is as sudden, and only more polite.
         client.set_zero_linger().ok();
         server.set_zero_linger().ok();
     }
