@@ -19,7 +19,6 @@ use http_body_util::BodyExt;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Service, ServiceExt};
-use tracing::Instrument;
 
 use crate::{
     methods::{Method, Methods},
@@ -28,6 +27,10 @@ use crate::{
 };
 
 mod deadline;
+mod span;
+
+pub use span::call_span;
+use span::{Call, within};
 
 /// The largest message that is read, in bytes. The largest legal request is far below: a name of 800 bytes and the catalogue.
 pub(crate) const MAX_MESSAGE_SIZE: usize = 64 * 1024;
@@ -90,8 +93,8 @@ where
         request.extensions_mut().insert(request_id.clone());
         Box::pin(async move {
             let method = shared.methods.find(request.uri().path());
-            let span = tracing::info_span!("call", request_id = request_id.as_str(), method = method.name);
-            Ok(shared.answer(routes, request, &request_id, method).instrument(span).await)
+            let call = Call { request_id: request_id.clone(), method: Arc::clone(&method.name) };
+            Ok(within(call, shared.answer(routes, request, &request_id, method)).await)
         })
     }
 }
@@ -114,11 +117,11 @@ impl Shared {
         };
         let code = match response.status() {
             StatusCode::OK => complete(response.headers_mut(), request_id),
-            _ => Code::Unknown,
+            _ => Some(Code::Unknown),
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id.header());
-        measured.finish(code);
-        if response.headers().contains_key(tonic::Status::GRPC_STATUS) {
+        measured.finish(code.unwrap_or(Code::Ok));
+        if code.is_some() {
             return response;
         }
         // The error of a stream stands in its trailers.

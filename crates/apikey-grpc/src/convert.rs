@@ -2,6 +2,8 @@
 //!
 //! Knows names and numbers, and no rule beyond what makes a value of the domain.
 
+use std::mem;
+
 use apikey_application::{
     FieldViolation, IdempotencyKey, IssueRequest, IssuedApiKey, ListRequest, Listing, Verification, VerificationRequest,
 };
@@ -97,12 +99,12 @@ pub(crate) struct VerifyRequest {
 }
 
 impl VerifyRequest {
-    /// What the use case asks for.
-    pub(crate) fn as_request(&self) -> VerificationRequest<'_> {
+    /// What the use case asks for, once.
+    pub(crate) fn take(&mut self) -> VerificationRequest<'_> {
         let Self { raw_key, required_permissions, key_types, strict } = self;
         VerificationRequest {
             raw_key,
-            required_permissions: required_permissions.clone(),
+            required_permissions: mem::take(required_permissions),
             key_types: *key_types,
             strict: *strict,
         }

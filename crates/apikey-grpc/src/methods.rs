@@ -2,7 +2,10 @@
 //!
 //! A path that no descriptor names is "unknown", so that callers cannot invent labels.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use prost::Message as _;
@@ -21,7 +24,7 @@ const CODES: usize = 17;
 /// One method.
 pub(crate) struct Method {
     /// `package.Service/Method`.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The service's own time limit until the head of the answer.
     pub(crate) deadline: Duration,
     /// Whether the call counts against the cap of concurrent calls.
@@ -33,16 +36,16 @@ pub(crate) struct Method {
 impl Method {
     fn new(name: String, deadline: Duration, admission: bool) -> Self {
         let requests = [const { OnceLock::new() }; CODES];
-        Self { name, deadline, admission, requests, duration: OnceLock::new() }
+        Self { name: name.into(), deadline, admission, requests, duration: OnceLock::new() }
     }
 
     /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
     pub(crate) fn record(&self, code: Code, duration: Duration) {
-        let counter = || metrics::counter!(REQUESTS, "method" => self.name.clone(), "code" => code_name(code));
+        let counter = || metrics::counter!(REQUESTS, "method" => Arc::clone(&self.name), "code" => code_name(code));
         if let Some(requests) = self.requests.get(usize::try_from(i32::from(code)).unwrap_or(CODES)) {
             requests.get_or_init(counter).increment(1);
         }
-        let histogram = || metrics::histogram!(DURATION, "method" => self.name.clone());
+        let histogram = || metrics::histogram!(DURATION, "method" => Arc::clone(&self.name));
         self.duration.get_or_init(histogram).record(duration.as_secs_f64());
     }
 }
@@ -92,7 +95,7 @@ impl Methods {
     /// The method with that path, or the one that stands for all unknown ones.
     pub(crate) fn find(&self, path: &str) -> &Method {
         let name = path.strip_prefix('/');
-        self.known.iter().find(|method| Some(method.name.as_str()) == name).unwrap_or(&self.unknown)
+        self.known.iter().find(|method| Some(&*method.name) == name).unwrap_or(&self.unknown)
     }
 
     pub(crate) fn in_flight(&self) -> &Gauge {
