@@ -121,7 +121,7 @@ impl Shared {
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id.header());
         measured.finish(code.unwrap_or(Code::Ok));
-        if code.is_some() {
+        if code.is_some() || !method.streams {
             return response;
         }
         // The error of a stream stands in its trailers.

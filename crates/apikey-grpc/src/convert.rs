@@ -132,14 +132,14 @@ pub(crate) fn verify_request(request: pb::VerifyApiKeyRequest) -> Result<VerifyR
 
 /// Reads permissions by their numbers. A number that was refused is missing in the set, and there is a violation.
 fn permission_set(field: &str, numbers: &[i32], violations: &mut Violations) -> PermissionSet {
-    let mut read = Vec::with_capacity(numbers.len());
-    for (index, number) in numbers.iter().enumerate() {
-        match permission(*number) {
-            Some(permission) => read.push(permission),
-            None => violations.add(format!("{field}[{index}]"), &format_args!("{number} is not a permission")),
+    let read = |(index, number): (usize, &i32)| {
+        let permission = permission(*number);
+        if permission.is_none() {
+            violations.add(format!("{field}[{index}]"), &format_args!("{number} is not a permission"));
         }
-    }
-    read.into_iter().collect()
+        permission
+    };
+    numbers.iter().enumerate().filter_map(read).collect()
 }
 
 /// The permission with that number; none has 0.

@@ -29,14 +29,16 @@ pub(crate) struct Method {
     pub(crate) deadline: Duration,
     /// Whether the call counts against the cap of concurrent calls.
     pub(crate) admission: bool,
+    /// Whether its answer is a stream, so that an error can stand in its trailers. A single message's answer has it in its head.
+    pub(crate) streams: bool,
     requests: [OnceLock<Counter>; CODES],
     duration: OnceLock<Histogram>,
 }
 
 impl Method {
-    fn new(name: String, deadline: Duration, admission: bool) -> Self {
+    fn new(name: String, deadline: Duration, admission: bool, streams: bool) -> Self {
         let requests = [const { OnceLock::new() }; CODES];
-        Self { name: name.into(), deadline, admission, requests, duration: OnceLock::new() }
+        Self { name: name.into(), deadline, admission, streams, requests, duration: OnceLock::new() }
     }
 
     /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
@@ -83,12 +85,12 @@ impl Methods {
                     for method in &service.method {
                         let name = format!("{service_name}/{}", method.name());
                         let deadline = limit(&name);
-                        known.push(Method::new(name, deadline, service_name != unadmitted));
+                        known.push(Method::new(name, deadline, service_name != unadmitted, method.server_streaming()));
                     }
                 }
             }
         }
-        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true);
+        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true, true);
         Ok(Self { known, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
     }
 
