@@ -19,7 +19,6 @@ use http_body_util::BodyExt;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Service, ServiceExt};
-use tracing::Instrument;
 
 use crate::{
     methods::{Method, Methods},
@@ -28,6 +27,10 @@ use crate::{
 };
 
 mod deadline;
+mod span;
+
+pub use span::call_span;
+use span::{Call, within};
 
 /// The largest message that is read, in bytes. The largest legal request is far below: a name of 800 bytes and the catalogue.
 pub(crate) const MAX_MESSAGE_SIZE: usize = 64 * 1024;
@@ -88,30 +91,37 @@ where
         let Self { routes, shared } = self.clone();
         let request_id = shared.request_ids.identify(request.headers());
         request.extensions_mut().insert(request_id.clone());
-        let method = shared.methods.find(request.uri().path());
-        let span = tracing::info_span!("call", request_id = request_id.as_str(), method = method.name,);
-        Box::pin(async move { Ok(shared.answer(routes, request, &request_id).await) }.instrument(span))
+        Box::pin(async move {
+            let method = shared.methods.find(request.uri().path());
+            let call = Call { request_id: request_id.clone(), method: Arc::clone(&method.name) };
+            Ok(within(call, shared.answer(routes, request, &request_id, method)).await)
+        })
     }
 }
 
 impl Shared {
-    async fn answer<S, B>(&self, routes: S, request: Request<B>, request_id: &RequestId) -> Response<Body>
+    async fn answer<S, B>(
+        &self,
+        routes: S,
+        request: Request<B>,
+        request_id: &RequestId,
+        method: &Method,
+    ) -> Response<Body>
     where
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
-        let method = self.methods.find(request.uri().path());
         let measured = Measured::start(&self.methods, method);
-        let mut response = match self.carry_out(routes, request, method).await {
+        let mut response = match self.carry_out(routes, request, method, measured.started).await {
             Ok(response) => response,
             Err(failure) => failure.into_status(request_id).into_http(),
         };
         let code = match response.status() {
             StatusCode::OK => complete(response.headers_mut(), request_id),
-            _ => Code::Unknown,
+            _ => Some(Code::Unknown),
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id.header());
-        measured.finish(code);
-        if response.headers().contains_key(tonic::Status::GRPC_STATUS) {
+        measured.finish(code.unwrap_or(Code::Ok));
+        if code.is_some() || !method.streams {
             return response;
         }
         // The error of a stream stands in its trailers.
@@ -126,7 +136,13 @@ impl Shared {
         })
     }
 
-    async fn carry_out<S, B>(&self, routes: S, request: Request<B>, method: &Method) -> Result<Response<Body>, Failure>
+    async fn carry_out<S, B>(
+        &self,
+        routes: S,
+        request: Request<B>,
+        method: &Method,
+        started: Instant,
+    ) -> Result<Response<Body>, Failure>
     where
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
@@ -140,7 +156,7 @@ impl Shared {
             None
         };
         let answer = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
-        match tokio::time::timeout(deadline, answer).await {
+        match tokio::time::timeout_at(started + deadline, answer).await {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Err(panic)) => Err(panicked(panic)),
             Err(_) => Err(Failure::deadline_exceeded()),

@@ -2,6 +2,8 @@
 //!
 //! Knows names and numbers, and no rule beyond what makes a value of the domain.
 
+use std::mem;
+
 use apikey_application::{
     FieldViolation, IdempotencyKey, InvalidIssueRequest, IssueRequest, IssuedApiKey, ListRequest, Listing,
     Verification, VerificationRequest,
@@ -98,12 +100,12 @@ pub(crate) struct VerifyRequest {
 }
 
 impl VerifyRequest {
-    /// What the use case asks for.
-    pub(crate) fn as_request(&self) -> VerificationRequest<'_> {
+    /// What the use case asks for, once.
+    pub(crate) fn take(&mut self) -> VerificationRequest<'_> {
         let Self { raw_key, required_permissions, key_types, strict } = self;
         VerificationRequest {
             raw_key,
-            required_permissions: required_permissions.clone(),
+            required_permissions: mem::take(required_permissions),
             key_types: *key_types,
             strict: *strict,
         }
@@ -131,14 +133,14 @@ pub(crate) fn verify_request(request: pb::VerifyApiKeyRequest) -> Result<VerifyR
 
 /// Reads permissions by their numbers. A number that was refused is missing in the set, and there is a violation.
 fn permission_set(field: &str, numbers: &[i32], violations: &mut Violations) -> PermissionSet {
-    let mut read = Vec::with_capacity(numbers.len());
-    for (index, number) in numbers.iter().enumerate() {
-        match permission(*number) {
-            Some(permission) => read.push(permission),
-            None => violations.add(format!("{field}[{index}]"), &format_args!("{number} is not a permission")),
+    let read = |(index, number): (usize, &i32)| {
+        let permission = permission(*number);
+        if permission.is_none() {
+            violations.add(format!("{field}[{index}]"), &format_args!("{number} is not a permission"));
         }
-    }
-    read.into_iter().collect()
+        permission
+    };
+    numbers.iter().enumerate().filter_map(read).collect()
 }
 
 /// The permission with that number; none has 0.

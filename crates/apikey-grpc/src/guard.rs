@@ -15,7 +15,7 @@ use apikey_application::{
     ports::{Clock, KeyStore, TokenAuthenticator},
 };
 use apikey_domain::Origin;
-use http::{Extensions, Request, Response, header::AUTHORIZATION, request::Parts};
+use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use tonic::{body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
@@ -30,7 +30,14 @@ use crate::{
 pub(crate) trait Guard: Send + Sync + 'static {
     /// Admits the request, and adds to its extensions what its handler has to know.
     fn admit(&self, head: &mut Parts) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Whether it admits every request as it is, so that none has to be looked at.
+    fn is_open(&self) -> bool {
+        false
+    }
 }
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// A service behind a guard.
 pub(crate) struct Guarded<S, G> {
@@ -56,31 +63,39 @@ impl<S: NamedService, G> NamedService for Guarded<S, G> {
 
 impl<S, G> Service<Request<Body>> for Guarded<S, G>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
     G: Guard,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Answer;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if self.guard.is_open() {
+            forget_credentials(request.headers_mut());
+            return self.service.call(request);
+        }
         let Self { service, guard } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             let admitted = guard.admit(&mut head).await;
-            head.headers.remove(AUTHORIZATION);
-            head.headers.remove(X_API_KEY);
+            forget_credentials(&mut head.headers);
             match admitted {
                 Ok(()) => service.oneshot(Request::from_parts(head, body)).await,
                 Err(failure) => Ok(answer(failure, &head.extensions)),
             }
         })
     }
+}
+
+/// No credential goes further than this.
+fn forget_credentials(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(X_API_KEY);
 }
 
 /// A failure as the answer to the request with these extensions.
@@ -149,5 +164,9 @@ impl Guard for TokenGuard {
                 Err(Failure::unauthenticated("the credential is not the listener's token"))
             }
         }
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_none()
     }
 }

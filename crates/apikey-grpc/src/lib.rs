@@ -33,7 +33,7 @@ mod tls;
 mod verification;
 pub mod web;
 
-pub use call::CallLimits;
+pub use call::{CallLimits, call_span};
 pub use guard::{AccessToken, AccessTokenError};
 pub use management::Management;
 pub use request_id::RequestIds;

@@ -158,7 +158,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let http = Arc::new(builder(&limits));
+    let http = Arc::new(http(&limits));
     let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let (closing, _) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -191,7 +191,9 @@ where
     Drained { cut }
 }
 
-fn builder(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
+/// How HTTP is spoken within these limits.
+#[must_use]
+pub fn http(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     let header_list = usize::try_from(limits.header_list).unwrap_or(usize::MAX);
     builder

@@ -2,7 +2,10 @@
 //!
 //! A path that no descriptor names is "unknown", so that callers cannot invent labels.
 
-use std::{collections::HashMap, sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use prost::Message as _;
@@ -21,35 +24,38 @@ const CODES: usize = 17;
 /// One method.
 pub(crate) struct Method {
     /// `package.Service/Method`.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The service's own time limit until the head of the answer.
     pub(crate) deadline: Duration,
     /// Whether the call counts against the cap of concurrent calls.
     pub(crate) admission: bool,
+    /// Whether its answer is a stream, so that an error can stand in its trailers. A single message's answer has it in its head.
+    pub(crate) streams: bool,
     requests: [OnceLock<Counter>; CODES],
     duration: OnceLock<Histogram>,
 }
 
 impl Method {
-    fn new(name: String, deadline: Duration, admission: bool) -> Self {
+    fn new(name: String, deadline: Duration, admission: bool, streams: bool) -> Self {
         let requests = [const { OnceLock::new() }; CODES];
-        Self { name, deadline, admission, requests, duration: OnceLock::new() }
+        Self { name: name.into(), deadline, admission, streams, requests, duration: OnceLock::new() }
     }
 
     /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
     pub(crate) fn record(&self, code: Code, duration: Duration) {
-        let counter = || metrics::counter!(REQUESTS, "method" => self.name.clone(), "code" => code_name(code));
+        let counter = || metrics::counter!(REQUESTS, "method" => Arc::clone(&self.name), "code" => code_name(code));
         if let Some(requests) = self.requests.get(usize::try_from(i32::from(code)).unwrap_or(CODES)) {
             requests.get_or_init(counter).increment(1);
         }
-        let histogram = || metrics::histogram!(DURATION, "method" => self.name.clone());
+        let histogram = || metrics::histogram!(DURATION, "method" => Arc::clone(&self.name));
         self.duration.get_or_init(histogram).record(duration.as_secs_f64());
     }
 }
 
 /// All methods of a listener.
 pub(crate) struct Methods {
-    by_path: HashMap<String, Method>,
+    /// A handful: comparing their names is faster than hashing one.
+    known: Vec<Method>,
     unknown: Method,
     in_flight: Gauge,
 }
@@ -68,7 +74,7 @@ impl Methods {
         metrics::describe_counter!(REQUESTS, "Calls that were answered, by method and code.");
         metrics::describe_histogram!(DURATION, Unit::Seconds, "Time from a call's head to its answer's head.");
         metrics::describe_gauge!(IN_FLIGHT, "Calls that are being carried out.");
-        let mut by_path = HashMap::new();
+        let mut known = Vec::new();
         for set in descriptor_sets {
             for file in FileDescriptorSet::decode(*set)?.file {
                 for service in &file.service {
@@ -79,19 +85,19 @@ impl Methods {
                     for method in &service.method {
                         let name = format!("{service_name}/{}", method.name());
                         let deadline = limit(&name);
-                        let method = Method::new(name, deadline, service_name != unadmitted);
-                        by_path.insert(format!("/{}", method.name), method);
+                        known.push(Method::new(name, deadline, service_name != unadmitted, method.server_streaming()));
                     }
                 }
             }
         }
-        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true);
-        Ok(Self { by_path, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
+        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true, true);
+        Ok(Self { known, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
     }
 
     /// The method with that path, or the one that stands for all unknown ones.
     pub(crate) fn find(&self, path: &str) -> &Method {
-        self.by_path.get(path).unwrap_or(&self.unknown)
+        let name = path.strip_prefix('/');
+        self.known.iter().find(|method| Some(&*method.name) == name).unwrap_or(&self.unknown)
     }
 
     pub(crate) fn in_flight(&self) -> &Gauge {

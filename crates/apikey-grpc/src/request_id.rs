@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +10,7 @@ use std::{
 
 use apikey_application::ports::{Entropy, EntropyError};
 use apikey_domain::{KeyType, pidgr::KEY_FORMAT};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that carries the id, in both directions.
@@ -18,6 +18,9 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 
 /// The longest id that is taken over from a caller, in characters.
 const MAX_LENGTH: usize = 128;
+
+/// The most hexadecimal digits of a number.
+const HEX_DIGITS: usize = 16;
 
 /// A request's id: 1 to 128 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +37,12 @@ impl RequestId {
         Self(HeaderValue::from_static("-"))
     }
 
+    /// The header of an answer. It is marked so that HPACK never indexes it: each id is another one, and they would push
+    /// everything else out of the peer's table.
     pub(crate) fn header(&self) -> HeaderValue {
-        self.0.clone()
+        let mut header = self.0.clone();
+        header.set_sensitive(true);
+        header
     }
 }
 
@@ -57,7 +64,8 @@ pub struct RequestIds {
 
 #[derive(Debug)]
 struct Shared {
-    process: u64,
+    /// The process's number in hexadecimal digits, and `-`.
+    process: String,
     next: AtomicU64,
 }
 
@@ -69,7 +77,8 @@ impl RequestIds {
     pub fn new(entropy: &impl Entropy) -> Result<Self, EntropyError> {
         let mut process = [0; 8];
         entropy.fill(&mut process)?;
-        Ok(Self { shared: Arc::new(Shared { process: u64::from_le_bytes(process), next: AtomicU64::new(1) }) })
+        let process = format!("{:016x}-", u64::from_le_bytes(process));
+        Ok(Self { shared: Arc::new(Shared { process, next: AtomicU64::new(1) }) })
     }
 
     pub(crate) fn identify(&self, headers: &HeaderMap) -> RequestId {
@@ -81,11 +90,21 @@ impl RequestIds {
     }
 
     fn make(&self) -> RequestId {
-        let mut id = String::with_capacity(24);
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        // Writing to a String cannot fail, and hexadecimal digits are a legal header.
-        let _ = write!(id, "{:016x}-{number:x}", self.shared.process);
-        HeaderValue::try_from(id).map_or_else(|_| RequestId::missing(), RequestId)
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4);
+        let mut id = BytesMut::with_capacity(self.shared.process.len() + HEX_DIGITS);
+        id.extend_from_slice(self.shared.process.as_bytes());
+        id.extend((0..digits).rev().map(|digit| hexadecimal(number >> (4 * digit))));
+        // Hexadecimal digits are a legal header.
+        HeaderValue::from_maybe_shared(id.freeze()).map_or_else(|_| RequestId::missing(), RequestId)
+    }
+}
+
+/// The lowest four bits as a digit.
+fn hexadecimal(number: u64) -> u8 {
+    match (number & 0xF).to_le_bytes()[0] {
+        digit @ 0..=9 => b'0' + digit,
+        digit => b'a' + digit - 10,
     }
 }
 

@@ -17,9 +17,10 @@ use apikey_proto::{
     pidgr::v1::{api_key_service_server, api_key_verification_service_server},
 };
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tonic::{body::Body, service::Routes};
+use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
 use tonic_reflection::pb::v1 as reflection;
 use tower::Service;
@@ -28,7 +29,7 @@ use crate::{
     AccessToken, CallLimits, Management, RequestIds,
     call::{Calls, MAX_MESSAGE_SIZE},
     methods::Methods,
-    verification,
+    verification::{self, GuardedVerification},
     web::{AllowedOrigins, Web, WebOptions},
 };
 
@@ -85,9 +86,10 @@ impl PublicService {
         request_ids: RequestIds,
         limits: CallLimits,
     ) -> Result<(Self, Serving), InvalidDescriptors> {
-        let routes = Routes::new(management.into_service());
+        let management = management.into_service();
         let service = api_key_service_server::SERVICE_NAME;
-        let (calls, serving) = surround(routes, service, request_ids.clone(), limits).await?;
+        let wrap = |routes: Routes| routes.add_service(management).prepare();
+        let (calls, serving) = surround(wrap, service, request_ids.clone(), limits).await?;
         let options = WebOptions {
             descriptor_sets: &DESCRIPTOR_SETS,
             services: &[service, HEALTH, REFLECTION],
@@ -105,34 +107,77 @@ impl PublicService {
 }
 
 /// What the verification listener serves: `ApiKeyVerificationService`, health and reflection.
-#[derive(Clone)]
-pub struct VerificationService(Calls<Routes>);
+pub struct VerificationService<S, C>(Calls<Direct<GuardedVerification<S, C>>>);
 
-impl VerificationService {
+impl<S, C> Clone for VerificationService<S, C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: KeyStore, C: Clock> VerificationService<S, C> {
     /// The service, and the switch of its health. Where there is a token, calls of `ApiKeyVerificationService` have to present
     /// it as `authorization: Bearer …`.
     ///
     /// # Errors
     /// [`InvalidDescriptors`]: a defect of the build.
-    pub async fn new<S: KeyStore, C: Clock>(
+    pub async fn new(
         verify: Arc<VerifyApiKey<S, C>>,
         token: Option<AccessToken>,
         request_ids: RequestIds,
         limits: CallLimits,
     ) -> Result<(Self, Serving), InvalidDescriptors> {
-        let routes = Routes::new(verification::service(verify, token));
+        let service = verification::service(verify, token);
         let name = api_key_verification_service_server::SERVICE_NAME;
-        let (calls, serving) = surround(routes, name, request_ids, limits).await?;
+        let wrap = |routes: Routes| Direct { service, routes: routes.prepare() };
+        let (calls, serving) = surround(wrap, name, request_ids, limits).await?;
         Ok((Self(calls), serving))
     }
 }
 
-async fn surround(
+/// The one service that is called very often, and the routes to the others. Its calls go to it at once: routes put each request and
+/// answer into boxes more than once.
+struct Direct<S> {
+    service: S,
     routes: Routes,
+}
+
+impl<S: Clone> Clone for Direct<S> {
+    fn clone(&self) -> Self {
+        Self { service: self.service.clone(), routes: self.routes.clone() }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Direct<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, <Routes as Service<Request<B>>>::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(S::NAME));
+        if method.is_some_and(|method| method.starts_with('/')) {
+            return Either::Left(self.service.call(request.map(Body::new)));
+        }
+        Either::Right(self.routes.call(request))
+    }
+}
+
+/// Health, reflection and what `wrap` adds to their routes, with everything that surrounds a call.
+async fn surround<S>(
+    wrap: impl FnOnce(Routes) -> S,
     service: &'static str,
     request_ids: RequestIds,
     limits: CallLimits,
-) -> Result<(Calls<Routes>, Serving), InvalidDescriptors> {
+) -> Result<(Calls<S>, Serving), InvalidDescriptors> {
     let CallLimits { deadline, revoke_deadline, concurrent_calls } = limits;
     let limit = |method: &str| -> Duration { if method == REVOKE { revoke_deadline } else { deadline } };
     let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION], HEALTH, limit)?;
@@ -147,11 +192,11 @@ async fn surround(
         .with_service_name(HEALTH)
         .with_service_name(REFLECTION)
         .build_v1()?;
-    let routes = routes
+    let routes = Routes::default()
         .add_service(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(reflection_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .prepare();
-    Ok((Calls::new(routes, request_ids, methods, concurrent_calls), serving))
+    Ok((Calls::new(wrap(routes), request_ids, methods, concurrent_calls), serving))
 }
 
 /// Any gRPC services behind everything that surrounds a call of the product's own.
@@ -178,8 +223,8 @@ where
 }
 
 macro_rules! serve_calls {
-    ($service:ty) => {
-        impl<B> Service<Request<B>> for $service
+    ($service:ty $(, $parameter:ident: $bound:ident)*) => {
+        impl<B $(, $parameter: $bound)*> Service<Request<B>> for $service
         where
             B: HttpBody<Data = Bytes> + Send + 'static,
             B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -200,4 +245,4 @@ macro_rules! serve_calls {
 }
 
 serve_calls!(PublicService);
-serve_calls!(VerificationService);
+serve_calls!(VerificationService<S, C>, S: KeyStore, C: Clock);

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{convert, request_id::RequestId};
+use crate::{call_span, convert, request_id::RequestId};
 
 /// The domain of `google.rpc.ErrorInfo`: who defines the reasons.
 pub(crate) const ERROR_DOMAIN: &str = "pidgr.com";
@@ -188,6 +188,7 @@ impl Failure {
     fn report(&self) {
         let Some(cause) = &self.cause else { return };
         let (reason, cause) = (self.reason, chain(cause.as_ref()));
+        let _said_in = call_span().entered();
         match self.code {
             Code::Internal => tracing::error!(reason, cause, "the call failed by a defect"),
             Code::Unauthenticated => tracing::info!(reason, cause, "the call was refused"),
@@ -236,17 +237,20 @@ pub(crate) fn code_name(code: Code) -> &'static str {
 }
 
 /// Gives an error that does not have them its details: one that tonic made. `headers` are those of an answer without a body, or
-/// the trailers of a stream.
-pub(crate) fn complete(headers: &mut HeaderMap, request_id: &RequestId) -> Code {
-    let Some(status) = Status::from_header_map(headers) else { return Code::Ok };
+/// the trailers of a stream. Returns the code that they tell.
+pub(crate) fn complete(headers: &mut HeaderMap, request_id: &RequestId) -> Option<Code> {
+    if headers.get(Status::GRPC_STATUS)? == "0" {
+        return Some(Code::Ok);
+    }
+    let status = Status::from_header_map(headers)?;
     if status.code() == Code::Ok || !status.details().is_empty() {
-        return status.code();
+        return Some(status.code());
     }
     let failure = Failure::foreign(&status);
     let code = failure.code();
     // Fails only where a text is no header; then the status stays as it was, which is an error all the same.
     let _ = failure.into_status(request_id).add_header(headers);
-    code
+    Some(code)
 }
 
 impl From<StoreError> for Failure {

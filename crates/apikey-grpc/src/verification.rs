@@ -43,8 +43,8 @@ impl<S: KeyStore, C: Clock> ApiKeyVerificationService for Verifier<S, C> {
     ) -> Result<Response<pb::VerifyApiKeyResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let verified = async {
-            let request = convert::verify_request(message).map_err(Failure::invalid_fields)?;
-            Ok::<_, Failure>(self.0.verify(request.as_request()).await?)
+            let mut request = convert::verify_request(message).map_err(Failure::invalid_fields)?;
+            Ok::<_, Failure>(self.0.verify(request.take()).await?)
         };
         match verified.await {
             Ok(verification) => Ok(Response::new(convert::verify_response(&verification))),

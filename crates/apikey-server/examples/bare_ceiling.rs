@@ -1,16 +1,14 @@
-//! The most that tonic can do here: a bare handler on hyper's HTTP/2, on the runtimes, with the allocator and by the profile of
-//! the service, and with nothing around a call. `cargo xtask bench` measures the service beside it.
+//! The most that tonic can do here: a bare handler on the runtimes, with the HTTP settings and the allocator and by the profile of the
+//! service, and with nothing around a connection or a call. `cargo xtask bench` measures the service beside it.
 
 #[path = "bare/constant.rs"]
 mod constant;
 
-use std::{env, error::Error};
+use std::{env, error::Error, sync::Arc};
 
+use apikey_grpc::listener::{self, ConnectionLimits};
 use apikey_server::Runtimes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use mimalloc::MiMalloc;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::service::Routes;
@@ -23,14 +21,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtimes = Runtimes::start()?;
     runtimes.block_on(async {
         let listener = TcpListener::bind(address).await?;
+        let http = Arc::new(listener::http(&ConnectionLimits::default()));
         let routes = Routes::new(constant::service()).prepare();
         for worker in runtimes.serving().iter().cycle() {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let (stream, service) = (stream.into_std()?, TowerToHyperService::new(routes.clone()));
+            let http = Arc::clone(&http);
             worker.spawn(async move {
                 let stream = TokioIo::new(TcpStream::from_std(stream)?);
-                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 // A peer that breaks off is the bench's own, at its end.
                 drop(http.serve_connection(stream, service).await);
                 std::io::Result::Ok(())

@@ -320,15 +320,15 @@ fn tls_identity(TlsFiles { certificate, key }: &TlsFiles) -> anyhow::Result<TlsI
 }
 
 /// What the listeners serve.
-struct Services {
+struct Services<S, C> {
     public: PublicService,
     public_health: Serving,
-    verification: VerificationService,
+    verification: VerificationService<Detached<S>, C>,
     verification_health: Serving,
 }
 
-impl Services {
-    async fn wire<S: KeyStore, C: Clock, R: Confirmations>(
+impl<S: KeyStore, C: Clock> Services<S, C> {
+    async fn wire<R: Confirmations>(
         backing: &Backing<S, C, R>,
         usage: &Arc<UsageLog>,
         settings: &ServerSettings,

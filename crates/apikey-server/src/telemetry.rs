@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use apikey_grpc::call_span;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -53,7 +54,7 @@ pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let text = fixed_text(panic.payload());
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    tracing::error!(text, place, "a defect: panic");
+    call_span().in_scope(|| tracing::error!(text, place, "a defect: panic"));
 }
 
 fn fixed_text(payload: &dyn Any) -> &'static str {

@@ -10,6 +10,7 @@ use apikey_application::{
     ports::{Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
 };
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
+use apikey_grpc::call_span;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -52,7 +53,7 @@ impl<S: KeyStore> Detached<S> {
             let _running = calls.acquire().await;
             call.await
         };
-        self.runtime.spawn(counted.in_current_span())
+        self.runtime.spawn(counted.instrument(call_span()))
     }
 
     async fn read<T, F>(&self, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
