@@ -20,7 +20,7 @@ const LEAST: &str = include_str!("__fuzz__/jwt_reader/corpus/least");
 /// The leeway of the default settings, in seconds.
 const LEEWAY: f64 = 30.0;
 
-/// What is written into the texts: pieces that mean something there.
+/// What is written into the texts: pieces that mean something there. The instants are the nearest that are refused.
 const PIECES: [&str; 32] = [
     r#""alg":"none","#,
     r#""alg":"EdDSA","#,
@@ -35,9 +35,9 @@ const PIECES: [&str; 32] = [
     r#""\u0073ub":"user 2","#,
     r#""aud":["api-keys",1],"#,
     r#""aud":[],"#,
-    r#""exp":1,"#,
+    r#""exp":1799999970,"#,
     r#""exp":99999999999999999999,"#,
-    r#""nbf":1900000000,"#,
+    r#""nbf":1800000031,"#,
     r#""iat":"now","#,
     r#""iss":"https://elsewhere.test","#,
     r#""custom:org_id":"org_2","#,
