@@ -154,6 +154,11 @@ impl Replica {
         ensure!(status.success(), "kill -{name} failed");
         Ok(())
     }
+
+    /// How many lines of the log hold that text.
+    pub(crate) fn log_lines(&self, text: &str) -> Result<usize> {
+        Ok(std::fs::read_to_string(&self.log)?.lines().filter(|line| line.contains(text)).count())
+    }
 }
 
 /// Whether `/readyz` answers 200.
