@@ -16,7 +16,7 @@ use apikey_application::{
 };
 use tokio::{
     runtime::Builder,
-    sync::{oneshot, watch as published},
+    sync::{Notify, oneshot, watch as published},
     task::LocalSet,
     time::timeout,
 };
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::shutdown::Shutdown;
 use crate::system::DatabaseClock;
-use renewals::Renewals;
+use renewals::{Renewals, Told};
 use watch::Watch;
 
 pub(super) use watch::Confirmer;
@@ -72,8 +72,12 @@ impl Replica {
         let (no_watching, no_renewing) = (stop_watching.requested(), stop_renewing.requested());
         thread::Builder::new().name("lease".to_owned()).spawn(move || {
             let revocations = Arc::new(revocations);
-            let watch = Watch::new(lease, Arc::clone(&revocations), Arc::clone(&store), Arc::clone(&clock), requests);
-            let renewals = Renewals::new(Fence::new(lease, process), lease, revocations, store, cache, clock, say_held);
+            let renewed = Arc::new(Notify::new());
+            let (store_too, clock_too) = (Arc::clone(&store), Arc::clone(&clock));
+            let watch =
+                Watch::new(lease, Arc::clone(&revocations), store_too, clock_too, requests, Arc::clone(&renewed));
+            let (fence, told) = (Fence::new(lease, process), Told { holds_lease: say_held, renewed });
+            let renewals = Renewals::new(fence, lease, revocations, store, cache, clock, told);
             let local = LocalSet::new();
             local.block_on(&runtime, async {
                 let watching = tokio::task::spawn_local(watch.run(no_watching));

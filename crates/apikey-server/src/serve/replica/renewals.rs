@@ -11,7 +11,7 @@ use apikey_application::{
     ports::{Clock as _, KeyStore, Renewal, Revocations, Seq, StoreError},
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::{JoinHandle, spawn_local},
     time::{sleep, timeout},
 };
@@ -36,6 +36,13 @@ enum Answer {
     RowGone,
 }
 
+/// Who else in this process is told.
+pub(super) struct Told {
+    pub(super) holds_lease: watch::Sender<bool>,
+    /// Of each renewal.
+    pub(super) renewed: Arc<Notify>,
+}
+
 pub(super) struct Renewals<R, S> {
     fence: Fence,
     lease: Lease,
@@ -43,7 +50,7 @@ pub(super) struct Renewals<R, S> {
     store: Arc<S>,
     cache: Arc<KeyCache>,
     clock: Arc<DatabaseClock>,
-    holds_lease: watch::Sender<bool>,
+    told: Told,
     in_flight: Option<(Statement, Monotonic, InFlight)>,
     /// Since when a request has waited for an attempt that cannot begin.
     asked_at: Option<Monotonic>,
@@ -59,7 +66,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
         store: Arc<S>,
         cache: Arc<KeyCache>,
         clock: Arc<DatabaseClock>,
-        holds_lease: watch::Sender<bool>,
+        told: Told,
     ) -> Self {
         Self {
             fence,
@@ -68,7 +75,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
             store,
             cache,
             clock,
-            holds_lease,
+            told,
             in_flight: None,
             asked_at: None,
             timeline: None,
@@ -155,6 +162,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
             Ok(Answer::Renewed(Renewal { head, revoked, now: database_time })) => {
                 count("renewed");
                 self.clock.set(begun, database_time);
+                self.told.renewed.notify_one();
                 self.fence.renewed(statement, head, revoked, now)
             }
             Ok(Answer::RowGone) => {
@@ -184,7 +192,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                 Effect::EvictAll => self.cache.evict_all(),
                 Effect::PublishDeadline(deadline) => {
                     self.cache.publish_deadline(deadline);
-                    self.holds_lease.send_replace(deadline != Monotonic::ZERO);
+                    self.told.holds_lease.send_replace(deadline != Monotonic::ZERO);
                 }
                 Effect::WakeWaiters => {
                     self.asked_at = None;
