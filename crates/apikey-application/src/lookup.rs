@@ -61,14 +61,18 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
     ) -> Result<Option<Arc<CachedKey>>, Arc<StoreError>> {
         for _ in 0..ATTEMPTS {
             let waiter = self.freshness.admitted(arrival).await?.note(self.freshness.published().applied());
-            if let Some(hit) = self.cache.look_again(digest, self.freshness.now()) {
+            let noted_at = self.freshness.now();
+            if let Some(hit) = self.cache.look_again(digest, noted_at) {
                 return Ok(Some(hit.key));
             }
             let Landed { begun, read: Read { value, seq } } = self.read(digest).await?;
             match self.freshness.judge(arrival, waiter, value.is_some(), seq, begun).await? {
                 Ruling::Take => return Ok(value),
-                Ruling::ReadAgain if !may_cache(seq, waiter.noted()) => self.store.distrust_connections(),
-                // A read that began before this request did not find the key: the next one begins after it.
+                Ruling::ReadAgain if begun >= noted_at && !may_cache(seq, waiter.noted()) => {
+                    self.store.distrust_connections();
+                }
+                // Somebody else's read, which began too early to contain what was noted, or to tell of absence: the next one
+                // begins later. It says nothing against its connection.
                 Ruling::ReadAgain | Ruling::BeginAnew | Ruling::AwaitRenewal => {}
             }
         }

@@ -7,7 +7,7 @@ use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
 use crate::{
     Caller, ErrorKind, FieldViolation, KeyCache, Policy,
     error::Checked,
-    fence::{Arrival, Monotonic, Ruling},
+    fence::{Arrival, Monotonic, Ruling, may_cache},
     freshness::Freshness,
     ports::{Change, Clock, Commit, CommitError, Confirmations, Confirmed, KeyStore, Read, Seq, StoreError},
 };
@@ -96,13 +96,17 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
 
         let arrival = Arrival::new(self.freshness.now(), STRICT);
         for _ in 0..ATTEMPTS {
+            // What is published before the read begins, a read from the primary contains.
+            let applied = self.freshness.published().applied();
             let begun = self.freshness.now();
             let Read { value, seq } = self.store.find_by_id(organization_id, key_id).await?;
             let Some(mut key) = value else {
-                if self.proves_absence(arrival, seq, begun).await? {
+                if self.proves_absence(arrival, applied, seq, begun).await? {
                     return Err(RevokeError::NotFound);
                 }
-                self.store.distrust_connections();
+                if !may_cache(seq, applied) {
+                    self.store.distrust_connections();
+                }
                 continue;
             };
             let now = self.clock.now();
@@ -130,8 +134,14 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
 
     /// Whether a read that found no such key was answered by a server that was the primary after the call arrived: an old one
     /// knows nothing of the newest keys.
-    async fn proves_absence(&self, arrival: Arrival, read: Seq, begun: Monotonic) -> Result<bool, StoreError> {
-        let waiter = self.freshness.admitted(arrival).await?.note(self.freshness.published().applied());
+    async fn proves_absence(
+        &self,
+        arrival: Arrival,
+        applied: Seq,
+        read: Seq,
+        begun: Monotonic,
+    ) -> Result<bool, StoreError> {
+        let waiter = self.freshness.admitted(arrival).await?.note(applied);
         Ok(self.freshness.judge(arrival, waiter, false, read, begun).await? == Ruling::Take)
     }
 }

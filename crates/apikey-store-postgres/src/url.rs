@@ -219,7 +219,7 @@ mod tests {
     fn a_peer_that_acknowledges_nothing_is_given_up_soon_unless_the_url_says_otherwise() {
         let limit = |url| parse(url).unwrap().config.get_tcp_user_timeout().copied();
         assert_eq!(limit("postgres://localhost/keys"), Some(UNACKNOWLEDGED));
-        assert_eq!(limit("postgres://localhost/keys?tcp_user_timeout=60"), Some(Duration::from_mins(1)));
+        assert_eq!(limit("postgres://localhost/keys?tcp_user_timeout=45"), Some(Duration::from_secs(45)));
     }
 
     #[test]

@@ -297,6 +297,27 @@ async fn a_read_of_a_server_that_lags_is_not_taken_and_its_connection_not_used_a
 }
 
 #[tokio::test]
+async fn a_read_that_somebody_else_began_too_early_is_not_taken_but_its_connection_is_blameless() {
+    let replica = a_replica();
+    let (raw_key, key) = a_raw_key_with(1, |_| {});
+    replica.store.put(key);
+    replica.renews();
+    let held = replica.store.hold(StoreCall::FindByDigest);
+    let verify = || Box::pin(replica.verify.verify(presented(raw_key.expose())));
+    let (mut first, mut second) = (verify(), verify());
+    assert!(poll!(&mut first).is_pending());
+    replica.cache.raise_applied(Seq { timeline: 0, number: 1 });
+    assert!(poll!(&mut second).is_pending());
+    assert_eq!(reads(&replica.store), 1);
+    drop(held);
+    assert!(is_valid(&first.await));
+    let (_, revoked) = a_raw_key_with(2, |parts| parts.revoked_at = Some(an_instant()));
+    replica.store.put(revoked);
+    assert!(is_valid(&second.await));
+    assert_eq!((reads(&replica.store), replica.store.calls(StoreCall::DistrustConnections)), (2, 0));
+}
+
+#[tokio::test]
 async fn a_replica_on_another_timeline_takes_nothing_of_the_old_one() {
     let replica = a_replica();
     let (raw_key, key) = a_raw_key_with(1, |_| {});

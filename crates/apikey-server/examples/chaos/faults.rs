@@ -59,7 +59,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// What fits into a few minutes.
-    pub(crate) const BRIEF: [Self; 13] = [
+    pub(crate) const BRIEF: [Self; 14] = [
         Self::Kill,
         Self::Pause,
         Self::PauseRevoker,
@@ -72,6 +72,7 @@ impl Fault {
         Self::Pool,
         Self::Clock,
         Self::LostReply,
+        Self::Rolling,
         Self::Together,
     ];
 

@@ -113,8 +113,9 @@ async fn all(arguments: Arguments) -> Result<bool> {
     let mut reports = Reports::default();
     for (name, fault) in chosen(&arguments) {
         reports.add(&name, run(&name, fault, &servers, &plan, &pace).await);
+        reports.write(&arguments, &[])?;
     }
-    repeat(&arguments, &servers, &plan, &pace, &mut reports).await;
+    repeat(&arguments, &servers, &plan, &pace, &mut reports).await?;
     let planted = if arguments.planted || arguments.brief {
         planted::run_all(&arguments.misbehaving, has_lease, &servers, &plan, &pace).await
     } else {
@@ -150,20 +151,28 @@ fn name(fault: Fault) -> String {
 }
 
 /// Goes on until the time is over.
-async fn repeat(arguments: &Arguments, servers: &Servers, plan: &Plan, pace: &Pace, reports: &mut Reports) {
+async fn repeat(
+    arguments: &Arguments,
+    servers: &Servers,
+    plan: &Plan,
+    pace: &Pace,
+    reports: &mut Reports,
+) -> Result<()> {
     let chosen = chosen(arguments);
     let mut round = 2;
     while !chosen.is_empty() {
         for (name, fault) in &chosen {
             if reports.began.elapsed() >= Duration::from_secs(arguments.minutes * 60) {
-                return;
+                return Ok(());
             }
             let name = format!("{name}-{round}");
             let plan = Plan { seed: plan.seed + round, ..plan.clone() };
             reports.add(&name, run(&name, *fault, servers, &plan, pace).await);
+            reports.write(arguments, &[])?;
         }
         round += 1;
     }
+    Ok(())
 }
 
 /// What came of everything so far.
@@ -195,13 +204,18 @@ impl Reports {
         }
     }
 
-    fn finish(self, arguments: &Arguments, planted: &[planted::Caught]) -> Result<bool> {
+    /// Writes what came of everything so far: a long run that is interrupted has still said something.
+    fn write(&self, arguments: &Arguments, planted: &[planted::Caught]) -> Result<()> {
         let mut json = report::json(&self.outcomes, &self.errors);
         if let Some(report) = json.as_object_mut() {
             report.insert("planted".to_owned(), planted::json(planted));
         }
         fs::write(&arguments.report, serde_json::to_string_pretty(&json)?)
-            .with_context(|| format!("cannot write {}", arguments.report.display()))?;
+            .with_context(|| format!("cannot write {}", arguments.report.display()))
+    }
+
+    fn finish(self, arguments: &Arguments, planted: &[planted::Caught]) -> Result<bool> {
+        self.write(arguments, planted)?;
         let failed =
             self.outcomes.iter().filter(|outcome| !outcome.complaints().is_empty()).count() + self.errors.len();
         let missed = planted.iter().filter(|planted| !planted.caught()).count();

@@ -104,6 +104,13 @@ impl Replica {
         ready.with_context(|| format!("see {}", self.log.display()))
     }
 
+    /// What a gauge without labels shows.
+    pub(crate) async fn gauge(&self, name: &str) -> Result<f64> {
+        let answer = get(self.admin, "/metrics").await?;
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.with_context(|| format!("there is no {name}"))?.trim().parse().context("no number")
+    }
+
     /// Whether it runs.
     pub(crate) const fn runs(&self) -> bool {
         self.process.is_some()
@@ -154,23 +161,24 @@ impl Replica {
         ensure!(status.success(), "kill -{name} failed");
         Ok(())
     }
-
-    /// How many lines of the log hold that text.
-    pub(crate) fn log_lines(&self, text: &str) -> Result<usize> {
-        Ok(std::fs::read_to_string(&self.log)?.lines().filter(|line| line.contains(text)).count())
-    }
 }
 
 /// Whether `/readyz` answers 200.
 async fn is_ready(admin: SocketAddr) -> bool {
-    let get = async {
+    get(admin, "/readyz").await.is_ok_and(|answer| answer.split(' ').nth(1) == Some("200"))
+}
+
+/// What the admin listener answers, as it comes.
+async fn get(admin: SocketAddr, path: &str) -> Result<String> {
+    let answered = async {
         let mut stream = TcpStream::connect(admin).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer.split(' ').nth(1) == Some("200"))
+        Ok(answer)
     };
-    matches!(timeout(Duration::from_secs(1), get).await, Ok(Ok(true)))
+    timeout(Duration::from_secs(1), answered).await.context("the admin listener does not answer")?
 }
 
 /// An address of loopback that nobody listens on, and that no connection gets by itself while a replica is away: below the ports

@@ -16,7 +16,7 @@ use apikey_application::{
 };
 use tokio::{
     runtime::Builder,
-    sync::{oneshot, watch as published},
+    sync::{Notify, oneshot, watch as published},
     task::LocalSet,
     time::timeout,
 };
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::shutdown::Shutdown;
 use crate::system::DatabaseClock;
-use renewals::Renewals;
+use renewals::{Renewals, Told};
 use watch::Watch;
 
 pub(super) use watch::Confirmer;
@@ -70,8 +70,9 @@ impl Replica {
         let (say_left, left) = oneshot::channel();
         let (no_watching, no_renewing) = (stop_watching.requested(), stop_renewing.requested());
         thread::Builder::new().name("lease".to_owned()).spawn(move || {
-            let watch = Watch::new(&parts, requests);
-            let renewals = Renewals::new(parts, say_held);
+            let renewed = Arc::new(Notify::new());
+            let watch = Watch::new(&parts, requests, Arc::clone(&renewed));
+            let renewals = Renewals::new(parts, Told { holds_lease: say_held, renewed });
             let local = LocalSet::new();
             local.block_on(&runtime, async {
                 let watching = tokio::task::spawn_local(watch.run(no_watching));

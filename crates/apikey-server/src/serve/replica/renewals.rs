@@ -10,7 +10,7 @@ use apikey_application::{
     ports::{Clock as _, KeyStore, Renewal, Revocations, Seq, StoreError},
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::{JoinHandle, spawn_local},
     time::{sleep, timeout},
 };
@@ -34,10 +34,17 @@ enum Answer {
     RowGone,
 }
 
+/// Who else in this process is told.
+pub(super) struct Told {
+    pub(super) holds_lease: watch::Sender<bool>,
+    /// Of each renewal.
+    pub(super) renewed: Arc<Notify>,
+}
+
 pub(super) struct Renewals<R, S> {
     fence: Fence,
     parts: Parts<R, S>,
-    holds_lease: watch::Sender<bool>,
+    told: Told,
     in_flight: Option<(Statement, Monotonic, InFlight)>,
     /// Since when a request has waited for an attempt that cannot begin.
     asked_at: Option<Monotonic>,
@@ -46,9 +53,9 @@ pub(super) struct Renewals<R, S> {
 }
 
 impl<R: Revocations, S: KeyStore> Renewals<R, S> {
-    pub(super) fn new(parts: Parts<R, S>, holds_lease: watch::Sender<bool>) -> Self {
+    pub(super) fn new(parts: Parts<R, S>, told: Told) -> Self {
         let fence = Fence::new(parts.lease, parts.process);
-        Self { fence, parts, holds_lease, in_flight: None, asked_at: None, timeline: None, last_delete: None }
+        Self { fence, parts, told, in_flight: None, asked_at: None, timeline: None, last_delete: None }
     }
 
     /// Renews until `stop` is ready, then leaves.
@@ -132,6 +139,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
             Ok(Answer::Renewed(Renewal { head, revoked, now: database_time })) => {
                 count("renewed");
                 self.parts.clock.set(begun, database_time);
+                self.told.renewed.notify_one();
                 self.fence.renewed(statement, head, revoked, now)
             }
             Ok(Answer::RowGone) => {
@@ -161,7 +169,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                 Effect::EvictAll => self.parts.cache.evict_all(),
                 Effect::PublishDeadline(deadline) => {
                     self.parts.cache.publish_deadline(deadline);
-                    self.holds_lease.send_replace(deadline != Monotonic::ZERO);
+                    self.told.holds_lease.send_replace(deadline != Monotonic::ZERO);
                 }
                 Effect::WakeWaiters => {
                     self.asked_at = None;

@@ -8,7 +8,7 @@ use apikey_application::{
     ports::{Clock as _, Confirmations, Confirmed, KeyStore, Read, Revocations, Seq, StoreError},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{sleep, timeout},
 };
 
@@ -19,7 +19,7 @@ use crate::system::DatabaseClock;
 const POLL: Duration = Duration::from_secs(1);
 
 /// How soon polls follow each other: at first about as soon as a healthy replica can answer, then a quarter of what has been
-/// waited for.
+/// waited for. This replica's own renewals are polled after at once: the others renew at about the same time.
 const SOONEST: Duration = Duration::from_millis(1);
 const LATEST: Duration = Duration::from_millis(25);
 
@@ -76,6 +76,8 @@ pub(super) struct Watch<R, S> {
     clock: Arc<DatabaseClock>,
     lease: Lease,
     requests: mpsc::Receiver<Request>,
+    /// Told of each renewal of this replica's own lease.
+    renewed: Arc<Notify>,
     waiting: Vec<Waiting>,
     reaper: Reaper,
 }
@@ -86,7 +88,7 @@ struct Waiting {
 }
 
 impl<R: Revocations, S: KeyStore> Watch<R, S> {
-    pub(super) fn new(parts: &Parts<R, S>, requests: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(parts: &Parts<R, S>, requests: mpsc::Receiver<Request>, renewed: Arc<Notify>) -> Self {
         let Parts { lease, revocations, store, clock, .. } = parts;
         Self {
             revocations: Arc::clone(revocations),
@@ -94,6 +96,7 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
             clock: Arc::clone(clock),
             lease: *lease,
             requests,
+            renewed,
             waiting: Vec::new(),
             reaper: Reaper::default(),
         }
@@ -111,6 +114,7 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
                     Some(request) => self.admit(request),
                     None => return,
                 },
+                () = self.renewed.notified(), if !self.waiting.is_empty() => {}
                 () = sleep(pause) => {}
             }
             while let Ok(request) = self.requests.try_recv() {
