@@ -24,7 +24,9 @@ pub(crate) fn measure(binary: &Path, folder: &Path, database: &Postgres, report:
         Service::start(&Start { binary, folder, settings: &[("APIKEYS_DATABASE_URL", &url)], expects_key: false })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let endpoint = format!("http://{}", service.public);
-    database.sql("creates", "CREATE TABLE plain_api_keys (LIKE api_keys INCLUDING ALL)")?;
+    for table in ["api_keys", "audit_events"] {
+        database.sql("creates", &format!("CREATE TABLE plain_{table} (LIKE {table} INCLUDING ALL)"))?;
+    }
     for organizations in [1_usize, 1_000] {
         let keys = manager_keys(database, "creates", organizations)?;
         let plain = plain_insert(organizations);
@@ -69,13 +71,19 @@ pub(crate) fn manager_keys(database: &Postgres, name: &str, organizations: usize
     Ok(keys)
 }
 
-/// The same row as a create writes, in the same form of table, and nothing else.
+/// The same rows as a create adds, the key's and its event's, in the same form of tables and in one statement; no check, no count.
 fn plain_insert(organizations: usize) -> String {
     format!(
         "\\set organization random(0, {})\n\
-         INSERT INTO plain_api_keys (id, organization_id, name, prefix, digest, key_type, permissions, created_at, revision) \
-         VALUES (gen_random_uuid(), 'plain-' || :organization, 'CI Integration', 'pidgr_k_Ab3dE6gH', \
-         sha256(gen_random_uuid()::text::bytea), 'KEY_TYPE_API_KEY', '{{}}', clock_timestamp(), 1);\n",
+         WITH plain AS ( \
+             INSERT INTO plain_api_keys \
+                 (id, organization_id, name, prefix, digest, key_type, permissions, created_at, revision) \
+             VALUES (gen_random_uuid(), 'plain-' || :organization, 'CI Integration', 'pidgr_k_Ab3dE6gH', \
+                 sha256(gen_random_uuid()::text::bytea), 'KEY_TYPE_API_KEY', '{{}}', clock_timestamp(), 1) \
+             RETURNING id, organization_id, created_at \
+         ) \
+         INSERT INTO plain_audit_events (organization_id, key_id, kind, actor, origin_address, origin_request_id, at) \
+         SELECT organization_id, id, 'issued', 'api_key:' || id, '127.0.0.1:50000', id::text, created_at FROM plain;\n",
         organizations - 1
     )
 }

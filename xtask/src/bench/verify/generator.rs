@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use hdrhistogram::Histogram;
@@ -172,7 +172,12 @@ impl Caller {
         std::future::poll_fn(|context| self.requests.poll_ready(context)).await?;
         let (response, mut body) = self.requests.send_request(request, false)?;
         body.send_data(Bytes::copy_from_slice(self.target.keys.request(index)), true)?;
-        let mut body = response.await?.into_body();
+        let response = response.await?;
+        // An answer of headers alone is an error, and says which.
+        if let Some(code) = response.headers().get("grpc-status") {
+            bail!("key {index} was answered {code:?} {:?}", response.headers().get("grpc-message"));
+        }
+        let mut body = response.into_body();
         let mut answer = BytesMut::new();
         while let Some(data) = body.data().await {
             let data = data?;
