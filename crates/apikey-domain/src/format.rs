@@ -4,6 +4,10 @@
 
 use std::fmt;
 
+use blake3::{
+    Hasher,
+    hazmat::{ContextKey, HasherExt as _, hash_derive_key_context},
+};
 use zeroize::Zeroizing;
 
 use crate::KeyType;
@@ -29,6 +33,8 @@ const BODY_LENGTH: usize = PUBLIC_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyFormat {
     digest_context: &'static str,
+    /// The context as BLAKE3 takes it in, where that was done in advance.
+    context_key: Option<ContextKey>,
     api_key: &'static str,
     scim_token: &'static str,
 }
@@ -56,7 +62,14 @@ impl KeyFormat {
                 && !starts_with(scim_token_brand.as_bytes(), api_key_brand.as_bytes()),
             "one brand starts with the other"
         );
-        Self { digest_context, api_key: api_key_brand, scim_token: scim_token_brand }
+        Self { digest_context, context_key: None, api_key: api_key_brand, scim_token: scim_token_brand }
+    }
+
+    /// The same format with a faster digest, for whoever digests many keys: the part of the work that depends on the context
+    /// alone, which is half of it, is done here and once.
+    #[must_use]
+    pub fn prepared(self) -> Self {
+        Self { context_key: Some(hash_derive_key_context(self.digest_context)), ..self }
     }
 
     /// The brand of that type's keys.
@@ -108,7 +121,7 @@ impl KeyFormat {
     ///
     /// # Errors
     /// [`MalformedKey`] says which part is wrong.
-    pub fn parse<'a>(&self, text: &'a str) -> Result<PresentedKey<'a>, MalformedKey> {
+    pub fn parse<'a>(&'a self, text: &'a str) -> Result<PresentedKey<'a>, MalformedKey> {
         let (key_type, body) = KeyType::ALL
             .into_iter()
             .find_map(|key_type| Some((key_type, text.strip_prefix(self.brand(key_type))?)))
@@ -123,11 +136,14 @@ impl KeyFormat {
         if checksum(covered.as_bytes()) != *digits.as_bytes() {
             return Err(MalformedKey::Checksum);
         }
-        Ok(PresentedKey { format: *self, text, key_type })
+        Ok(PresentedKey { format: self, text, key_type })
     }
 
     fn digest(&self, text: &str) -> KeyDigest {
-        KeyDigest(blake3::derive_key(self.digest_context, text.as_bytes()))
+        KeyDigest(match &self.context_key {
+            Some(context_key) => Hasher::new_from_context_key(context_key).update(text.as_bytes()).finalize().into(),
+            None => blake3::derive_key(self.digest_context, text.as_bytes()),
+        })
     }
 }
 
@@ -210,7 +226,7 @@ impl RawKey {
 
 /// A well-formed key that somebody presented; nothing says that it was ever issued.
 pub struct PresentedKey<'a> {
-    format: KeyFormat,
+    format: &'a KeyFormat,
     text: &'a str,
     key_type: KeyType,
 }
@@ -334,9 +350,11 @@ mod tests {
     #[test]
     fn the_digest_never_changes() {
         // Stored digests are looked up for ever: a change here would disown every key that was ever issued.
-        let digest = KEY_FORMAT.parse(VECTOR).unwrap().digest();
         let published = "5b972a875c61dcd39be2d3f6bd849c899a5b20da4a4d2e0e482e5a9b64253257";
-        assert_eq!(blake3::Hash::from_bytes(*digest.as_bytes()).to_hex().as_str(), published);
+        for format in [KEY_FORMAT, KEY_FORMAT.prepared()] {
+            let digest = format.parse(VECTOR).unwrap().digest();
+            assert_eq!(blake3::Hash::from_bytes(*digest.as_bytes()).to_hex().as_str(), published);
+        }
     }
 
     #[test]
