@@ -19,8 +19,9 @@ use crate::{
     ports::{Read, StoreError},
 };
 
-/// So many reads may wait for each that runs, before more are refused at once.
-const WAITING_PER_READ: usize = 8;
+/// So many reads may wait for each that runs, before more are refused at once. A read takes about a millisecond: whoever asks a
+/// replica that has just started waits some hundredths of a second, and is not refused.
+const WAITING_PER_READ: usize = 64;
 
 /// A read that has ended.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use apikey_domain::KeyDigest;
 
 use crate::{
     cache::{CachedKey, KeyCache},
-    fence::{Arrival, Ruling, may_cache},
+    fence::{Arrival, Monotonic, Ruling, may_cache},
     flights::{Flights, Landed},
     freshness::Freshness,
     ports::{Clock, KeyStore, Read, StoreError},
@@ -15,6 +15,14 @@ use crate::{
 
 /// So often a question is asked anew that servers answered which lag, or which are no longer the primary.
 const ATTEMPTS: usize = 8;
+
+/// What a question about a key found.
+pub(crate) struct Found {
+    /// The key; `None` if there is none, and certainly so.
+    pub(crate) key: Option<Arc<CachedKey>>,
+    /// When that was known.
+    pub(crate) at: Monotonic,
+}
 
 /// Finds the records of presented keys.
 pub(crate) struct Lookup<S, C> {
@@ -30,27 +38,25 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
         Self { store, freshness: Freshness::new(Arc::clone(&cache), clock), cache, flights }
     }
 
-    /// Finds a key for a request that has been read by now. `None` if there is none, and certainly so. `strict` asks for a proof
-    /// of freshness that begins after now.
+    /// Finds a key for a request that has been read by now. `strict` asks for a proof of freshness that begins after now.
     ///
     /// # Errors
     /// Whatever keeps it from being told.
-    pub(crate) async fn find(
-        &self,
-        digest: &KeyDigest,
-        strict: bool,
-    ) -> Result<Option<Arc<CachedKey>>, Arc<StoreError>> {
+    pub(crate) async fn find(&self, digest: &KeyDigest, strict: bool) -> Result<Found, Arc<StoreError>> {
         let now = self.freshness.now();
         let arrival = Arrival::new(now, strict);
         let published = self.freshness.published();
-        if arrival.admit(published.lease(), published.deadline(), now).is_err() {
-            return self.find_slowly(digest, arrival).await;
-        }
-        let Some(hit) = self.cache.look(digest, now) else { return self.find_slowly(digest, arrival).await };
-        if hit.due {
+        if arrival.admit(published.lease(), published.deadline(), now).is_ok()
+            && let Some(hit) = self.cache.look(digest, now)
+        {
+            if !hit.due {
+                return Ok(Found { key: Some(hit.key), at: now });
+            }
             self.read_again(digest).await;
+            return Ok(Found { key: Some(hit.key), at: self.freshness.now() });
         }
-        Ok(Some(hit.key))
+        let key = self.find_slowly(digest, arrival).await?;
+        Ok(Found { key, at: self.freshness.now() })
     }
 
     /// What is not in memory, or must prove its freshness first.

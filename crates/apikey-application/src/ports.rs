@@ -21,6 +21,11 @@ pub trait Clock: Send + Sync + 'static {
     /// The current instant, the same for all replicas that share a database.
     fn now(&self) -> Timestamp;
 
+    /// The current instant, for whoever has read the monotonic clock just now: a clock that is made of that one need not look again.
+    fn now_by(&self, _reading: Monotonic) -> Timestamp {
+        self.now()
+    }
+
     /// The current instant of this machine's monotonic clock, which goes on while the machine sleeps.
     fn monotonic(&self) -> Monotonic;
 }

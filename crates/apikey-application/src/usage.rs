@@ -1,6 +1,7 @@
 //! `last_used_at`: uses are noted in memory and flushed in batches, so that a verification writes nothing.
 
 use std::{
+    cmp::Reverse,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -54,17 +55,17 @@ impl UsageLog {
     /// A flush that is dropped loses the uses that it had taken; let it end.
     pub async fn flush(&self, store: &impl KeyStore) -> Result<usize, StoreError> {
         let listed = self.shards.iter().flat_map(|shard| mem::take(&mut *lock(shard)));
-        let mut taken: Vec<(Arc<CachedKey>, Timestamp)> =
-            listed.filter_map(|key| key.take_use().map(|at| (key, at))).collect();
+        let mut taken: Vec<(Use, Arc<CachedKey>)> =
+            listed.filter_map(|key| key.take_use().map(|at| (Use { key_id: key.id(), at }, key))).collect();
         // A key that was forgotten and read again was noted twice: its latest use comes first, and stays.
-        taken.sort_unstable_by_key(|(key, at)| (key.id(), std::cmp::Reverse(*at)));
-        taken.dedup_by_key(|(key, _)| key.id());
-        let uses: Vec<Use> = taken.iter().map(|(key, at)| Use { key_id: key.id(), at: *at }).collect();
+        taken.sort_unstable_by_key(|(noted, _)| (noted.key_id, Reverse(noted.at)));
+        taken.dedup_by_key(|(noted, _)| noted.key_id);
+        let (uses, keys): (Vec<Use>, Vec<Arc<CachedKey>>) = taken.into_iter().unzip();
         let mut recorded = 0;
         for batch in uses.chunks(BATCH) {
             if let Err(error) = store.record_uses(batch).await {
-                for (key, at) in taken.iter().skip(recorded) {
-                    self.note(key, *at);
+                for (noted, key) in uses.iter().zip(&keys).skip(recorded) {
+                    self.note(key, noted.at);
                 }
                 return Err(error);
             }

@@ -6,7 +6,7 @@ use apikey_domain::{KeyFormat, KeyId, KeyTypes, PermissionSet, RejectionReason, 
 
 use crate::{
     CachedKey, ErrorKind, KeyCache, UsageLog,
-    lookup::Lookup,
+    lookup::{Found, Lookup},
     ports::{Clock, KeyStore, StoreError},
 };
 
@@ -66,7 +66,7 @@ pub struct VerifyApiKey<S, C> {
 impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
     /// Verification of keys of that format, out of that cache where the fence allows it.
     pub fn new(store: Arc<S>, cache: Arc<KeyCache>, clock: Arc<C>, usage: Arc<UsageLog>, format: KeyFormat) -> Self {
-        Self { keys: Lookup::new(store, Arc::clone(&clock), cache), clock, usage, format }
+        Self { keys: Lookup::new(store, Arc::clone(&clock), cache), clock, usage, format: format.prepared() }
     }
 
     /// Says whether the key is accepted. Garbage ends at the parser, before any I/O. To be called once the request has been read,
@@ -79,10 +79,11 @@ impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
         let Ok(presented) = self.format.parse(raw_key) else {
             return Ok(Verification::Rejected { reason: RejectionReason::Malformed, key_id: None });
         };
-        let Some(key) = self.keys.find(&presented.digest(), strict).await? else {
+        let Found { key, at } = self.keys.find(&presented.digest(), strict).await?;
+        let Some(key) = key else {
             return Ok(Verification::Rejected { reason: RejectionReason::Unknown, key_id: None });
         };
-        let now = self.clock.now();
+        let now = self.clock.now_by(at);
         match key.standing().verdict(now, key_types, &required_permissions) {
             Verdict::Valid => {
                 self.usage.note(&key, now);

@@ -87,7 +87,11 @@ impl DatabaseClock {
 
 impl Clock for DatabaseClock {
     fn now(&self) -> Timestamp {
-        let micros = micros(monotonic()).saturating_add(self.offset.load(Ordering::Relaxed));
+        self.now_by(monotonic())
+    }
+
+    fn now_by(&self, reading: Monotonic) -> Timestamp {
+        let micros = micros(reading).saturating_add(self.offset.load(Ordering::Relaxed));
         Timestamp::from_unix_micros(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
     }
 

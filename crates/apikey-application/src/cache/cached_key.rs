@@ -6,29 +6,41 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
 };
 
-use apikey_domain::{ApiKey, ApiKeyParts, KeyId, KeyType, OrganizationId, PermissionSet, Standing, Timestamp};
+use apikey_domain::{
+    ApiKey, ApiKeyParts, KeyDigest, KeyId, KeyType, OrganizationId, PermissionSet, Standing, Timestamp,
+};
 
-/// There is no use that has not been recorded: before every instant.
-const NO_USE: i64 = i64::MIN;
+/// No instant at all: before every one that there is.
+const NEVER: i64 = i64::MIN;
 
-/// A key as verifications see it.
+/// A key as verifications see it, and what its place in memory has to know. With the counters of its `Arc` it fills two lines of a
+/// processor's cache, which are all that a verification has to fetch.
 #[derive(Debug)]
 pub struct CachedKey {
+    digest: KeyDigest,
     id: KeyId,
     organization_id: Arc<OrganizationId>,
     permissions: Arc<PermissionSet>,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
-    /// The latest use that has not been recorded, in microseconds since the Unix epoch.
+    /// Microseconds since the Unix epoch, like all instants here, or [`NEVER`].
+    expires_at: i64,
+    revoked_at: i64,
+    /// The latest use that has not been recorded.
     unrecorded_use: AtomicI64,
+    /// When the record is to be read again, in seconds since the clock's origin.
+    read_again_at: AtomicU32,
     /// What this key keeps for itself besides its own fields, in bytes.
     own_bytes: u32,
     key_type: KeyType,
+    /// Since the hand of the clock passed last.
+    asked_for: AtomicBool,
 }
+
+// The two lines, of which the counters of an `Arc` take 16 bytes.
+const _: () = assert!(size_of::<CachedKey>() <= 128 - 16);
 
 impl CachedKey {
     /// What is kept of that key.
@@ -53,10 +65,25 @@ impl CachedKey {
         permissions: Arc<PermissionSet>,
         own_bytes: usize,
     ) -> Self {
-        let ApiKeyParts { id, key_type, expires_at, revoked_at, .. } = *key.parts();
-        let own_bytes = u32::try_from(own_bytes).unwrap_or(u32::MAX);
-        let unrecorded_use = AtomicI64::new(NO_USE);
-        Self { id, organization_id, permissions, expires_at, revoked_at, unrecorded_use, own_bytes, key_type }
+        let ApiKeyParts { id, digest, key_type, expires_at, revoked_at, .. } = *key.parts();
+        Self {
+            digest,
+            id,
+            organization_id,
+            permissions,
+            expires_at: to_micros(expires_at),
+            revoked_at: to_micros(revoked_at),
+            unrecorded_use: AtomicI64::new(NEVER),
+            read_again_at: AtomicU32::new(0),
+            own_bytes: u32::try_from(own_bytes).unwrap_or(u32::MAX),
+            key_type,
+            asked_for: AtomicBool::new(false),
+        }
+    }
+
+    /// What the key is found by.
+    pub(super) const fn digest(&self) -> &KeyDigest {
+        &self.digest
     }
 
     /// Which key.
@@ -85,15 +112,40 @@ impl CachedKey {
 
     /// When it stops being valid; `None` for never.
     #[must_use]
-    pub const fn expires_at(&self) -> Option<Timestamp> {
-        self.expires_at
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        from_micros(self.expires_at)
     }
 
     /// What of it a verification depends on.
     #[must_use]
     pub fn standing(&self) -> Standing<'_> {
-        let Self { key_type, expires_at, revoked_at, .. } = *self;
-        Standing { key_type, permissions: &self.permissions, expires_at, revoked_at }
+        Standing {
+            key_type: self.key_type,
+            permissions: &self.permissions,
+            expires_at: from_micros(self.expires_at),
+            revoked_at: from_micros(self.revoked_at),
+        }
+    }
+
+    /// Says that the record is to be read again at `due`, in seconds since the clock's origin.
+    pub(super) fn read_again_at(&self, due: u32) {
+        self.read_again_at.store(due, Ordering::Relaxed);
+    }
+
+    /// Notes that the key was asked for. Says whether its record is to be read again, which the next to ask are told only after
+    /// `patience` seconds.
+    pub(super) fn ask(&self, now: u32, patience: u32) -> bool {
+        self.asked_for.store(true, Ordering::Relaxed);
+        let is_due = now >= self.read_again_at.load(Ordering::Relaxed);
+        if is_due {
+            self.read_again_at(now.saturating_add(patience));
+        }
+        is_due
+    }
+
+    /// Whether the key was asked for since this was called last.
+    pub(super) fn take_asked_for(&self) -> bool {
+        self.asked_for.swap(false, Ordering::Relaxed)
     }
 
     /// What this key keeps for itself besides its own fields, in bytes.
@@ -106,13 +158,21 @@ impl CachedKey {
         let at = at.unix_micros();
         // Most uses of a busy key are of an instant that is noted already.
         self.unrecorded_use.load(Ordering::Relaxed) < at
-            && self.unrecorded_use.fetch_max(at, Ordering::Relaxed) == NO_USE
+            && self.unrecorded_use.fetch_max(at, Ordering::Relaxed) == NEVER
     }
 
     /// Takes the latest use that has not been recorded.
     pub(crate) fn take_use(&self) -> Option<Timestamp> {
-        Timestamp::from_unix_micros(self.unrecorded_use.swap(NO_USE, Ordering::Relaxed)).ok()
+        from_micros(self.unrecorded_use.swap(NEVER, Ordering::Relaxed))
     }
+}
+
+fn to_micros(instant: Option<Timestamp>) -> i64 {
+    instant.map_or(NEVER, Timestamp::unix_micros)
+}
+
+fn from_micros(micros: i64) -> Option<Timestamp> {
+    Timestamp::from_unix_micros(micros).ok()
 }
 
 /// What keys have in common.

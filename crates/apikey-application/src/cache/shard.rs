@@ -2,7 +2,7 @@
 //!
 //! Where there is no room, a key goes that was not asked for since the hand of the clock passed it last (Corbató's CLOCK, 1969).
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use apikey_domain::KeyDigest;
 use hashbrown::HashTable;
@@ -21,29 +21,19 @@ const ASK_ANOTHER: u32 = 30;
 /// How many keys that were asked for lately the hand passes before it takes one of them all the same.
 const LONGEST_SEARCH: usize = 32;
 
-/// What a key's allocation takes: its fields, the counters before them, and the allocator's rounding.
-const KEY_BYTES: usize = size_of::<CachedKey>() + 32;
+/// What a key's allocation takes: its fields, and the counters before them.
+const KEY_BYTES: usize = size_of::<CachedKey>() + 16;
 
-/// What an entry's place takes at most: five bytes in a table of up to four times the size that is needed, since tables double,
-/// and places that were left can make them double once more.
-const PLACE_BYTES: usize = 23;
-
-struct Entry {
-    digest: KeyDigest,
-    key: Arc<CachedKey>,
-    /// In seconds since the clock's origin.
-    read_again_at: u32,
-    asked_for: bool,
-}
+/// What the smallest table takes, at most.
+const SMALLEST_TABLE: usize = 64;
 
 /// Keys by their digests.
 pub(super) struct Shard {
-    /// Where in `entries` a digest stands.
-    places: HashTable<u32>,
-    entries: Vec<Entry>,
-    hand: u32,
+    keys: HashTable<Arc<CachedKey>>,
+    /// A place in the table.
+    hand: usize,
     limit: usize,
-    /// What the keys take, without the tables.
+    /// What the keys take, without the table.
     key_bytes: usize,
     statistics: CacheStatistics,
 }
@@ -51,7 +41,7 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn new(limit: usize) -> Self {
         let statistics = CacheStatistics::default();
-        Self { places: HashTable::new(), entries: Vec::new(), hand: 0, limit, key_bytes: 0, statistics }
+        Self { keys: HashTable::new(), hand: 0, limit, key_bytes: 0, statistics }
     }
 
     pub(super) fn look(&mut self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
@@ -65,42 +55,30 @@ impl Shard {
     }
 
     /// The same for whoever was counted already.
-    pub(super) fn look_again(&mut self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
-        let place = self.place(digest)?;
-        let entry = self.entries.get_mut(place as usize)?;
-        entry.asked_for = true;
-        let now = seconds(now);
-        let due = now >= entry.read_again_at;
-        if due {
-            entry.read_again_at = now.saturating_add(ASK_ANOTHER);
-        }
-        Some(Hit { key: Arc::clone(&entry.key), due })
+    pub(super) fn look_again(&self, digest: &KeyDigest, now: Monotonic) -> Option<Hit> {
+        let key = self.keys.find(hash(digest), |key| key.digest() == digest)?;
+        Some(Hit { due: key.ask(seconds(now), ASK_ANOTHER), key: Arc::clone(key) })
     }
 
     /// Puts a key in its place. A key that is larger than all the room there is stays out.
-    pub(super) fn insert(&mut self, digest: KeyDigest, key: Arc<CachedKey>, now: Monotonic) {
-        let read_again_at = seconds(now).saturating_add(READ_AGAIN - JITTER + jitter(&digest));
-        self.remove(&digest);
-        let bytes = KEY_BYTES + key.own_bytes();
+    pub(super) fn insert(&mut self, key: Arc<CachedKey>, now: Monotonic) {
+        key.read_again_at(seconds(now).saturating_add(READ_AGAIN - JITTER + jitter(key.digest())));
+        self.remove(key.digest());
+        let bytes = bytes_of(&key);
         while !self.has_room(bytes) {
-            if self.entries.is_empty() {
+            if self.keys.is_empty() {
                 return;
             }
             self.displace_one();
         }
-        if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(growth(self.entries.len()));
-        }
-        let Ok(place) = u32::try_from(self.entries.len()) else { return };
-        self.entries.push(Entry { digest, key, read_again_at, asked_for: false });
         self.key_bytes += bytes;
-        let Self { places, entries, .. } = self;
-        places.insert_unique(hash(&digest), place, |place| hash_at(entries, *place));
+        self.keys.insert_unique(hash(key.digest()), key, |key| hash(key.digest()));
     }
 
     pub(super) fn remove(&mut self, digest: &KeyDigest) {
-        if let Some(place) = self.place(digest) {
-            self.remove_at(place);
+        if let Ok(found) = self.keys.find_entry(hash(digest), |key| key.digest() == digest) {
+            let (key, _) = found.remove();
+            self.key_bytes -= bytes_of(&key);
         }
     }
 
@@ -112,65 +90,41 @@ impl Shard {
     pub(super) fn add_to(&self, sum: CacheStatistics) -> CacheStatistics {
         let CacheStatistics { hits, misses, displaced, .. } = self.statistics;
         CacheStatistics {
-            keys: sum.keys + self.entries.len(),
-            bytes: sum.bytes + self.bytes(self.entries.capacity()),
+            keys: sum.keys + self.keys.len(),
+            bytes: sum.bytes + self.key_bytes + self.keys.allocation_size(),
             hits: sum.hits + hits,
             misses: sum.misses + misses,
             displaced: sum.displaced + displaced,
         }
     }
 
-    fn place(&self, digest: &KeyDigest) -> Option<u32> {
-        let is_it = |place: &u32| self.entries.get(*place as usize).is_some_and(|entry| entry.digest == *digest);
-        self.places.find(hash(digest), is_it).copied()
-    }
-
-    fn bytes(&self, capacity: usize) -> usize {
-        self.key_bytes + capacity * (size_of::<Entry>() + PLACE_BYTES)
-    }
-
+    /// Whether so much more fits, and the table too should it have to double for it.
     fn has_room(&self, bytes: usize) -> bool {
-        let (length, capacity) = (self.entries.len(), self.entries.capacity());
-        let grown = if length < capacity { capacity } else { length + growth(length) };
-        self.bytes(grown) + bytes <= self.limit
+        let table = self.keys.allocation_size();
+        let is_full = self.keys.len() == self.keys.capacity();
+        let table = if is_full { (2 * table).max(SMALLEST_TABLE) } else { table };
+        self.key_bytes + bytes + table <= self.limit
     }
 
     fn displace_one(&mut self) {
-        for _ in 0..LONGEST_SEARCH {
-            self.hand = if (self.hand as usize + 1) < self.entries.len() { self.hand + 1 } else { 0 };
-            let Some(entry) = self.entries.get_mut(self.hand as usize) else { return };
-            if !mem::take(&mut entry.asked_for) {
-                break;
+        let mut passed = 0;
+        for _ in 0..self.keys.num_buckets() {
+            self.hand = if self.hand + 1 < self.keys.num_buckets() { self.hand + 1 } else { 0 };
+            let Ok(place) = self.keys.get_bucket_entry(self.hand) else { continue };
+            if place.get().take_asked_for() && passed < LONGEST_SEARCH {
+                passed += 1;
+                continue;
             }
-        }
-        self.remove_at(self.hand);
-        self.statistics.displaced += 1;
-    }
-
-    /// The last entry takes the place of the one that goes.
-    fn remove_at(&mut self, place: u32) {
-        let Some(gone) = self.entries.get(place as usize) else { return };
-        self.key_bytes -= KEY_BYTES + gone.key.own_bytes();
-        if let Ok(found) = self.places.find_entry(hash(&gone.digest), |other| *other == place) {
-            found.remove();
-        }
-        self.entries.swap_remove(place as usize);
-        // Where the last one itself went, nobody stands there now.
-        if let (Some(moved), Ok(last)) = (self.entries.get(place as usize), u32::try_from(self.entries.len()))
-            && let Some(found) = self.places.find_mut(hash(&moved.digest), |other| *other == last)
-        {
-            *found = place;
+            let (key, _) = place.remove();
+            self.key_bytes -= bytes_of(&key);
+            self.statistics.displaced += 1;
+            return;
         }
     }
 }
 
-/// By how many entries the room grows: a quarter, so that little of it stands empty.
-fn growth(length: usize) -> usize {
-    (length / 4).max(4)
-}
-
-fn hash_at(entries: &[Entry], place: u32) -> u64 {
-    entries.get(place as usize).map_or(0, |entry| hash(&entry.digest))
+fn bytes_of(key: &CachedKey) -> usize {
+    KEY_BYTES + key.own_bytes()
 }
 
 /// A digest is its own hash: nobody can choose keys, so that nobody can choose where they stand.
@@ -193,16 +147,12 @@ fn seconds(instant: Monotonic) -> u32 {
 mod tests {
     use std::time::Duration;
 
-    use super::{super::tests::a_key, *};
+    use super::{
+        super::tests::{a_key, digest},
+        *,
+    };
 
     const ROOM: usize = 64 * 1024;
-
-    fn digest(number: u32) -> KeyDigest {
-        let mut bytes = [0; 32];
-        bytes[..4].copy_from_slice(&number.to_le_bytes());
-        bytes[30] = number.to_le_bytes()[0];
-        KeyDigest::from_bytes(bytes)
-    }
 
     fn at(seconds: u64) -> Monotonic {
         Monotonic::from_origin(Duration::from_secs(seconds))
@@ -211,7 +161,7 @@ mod tests {
     fn filled(keys: u32) -> Shard {
         let mut shard = Shard::new(ROOM);
         for number in 0..keys {
-            shard.insert(digest(number), a_key(number), at(0));
+            shard.insert(a_key(number), at(0));
         }
         shard
     }
@@ -227,21 +177,17 @@ mod tests {
             shard.remove(&digest(number));
         }
         for number in (0..200).step_by(2) {
-            shard.insert(digest(number), a_key(1_000 + number), at(0));
+            shard.insert(a_key(number), at(0));
         }
         for number in 0..200 {
             let found = shard.look(&digest(number), at(0)).map(|hit| hit.key.id());
-            let expected = match (number % 2, number % 3) {
-                (0, _) => Some(a_key(1_000 + number).id()),
-                (_, 0) => None,
-                _ => Some(a_key(number).id()),
-            };
+            let expected = (number % 2 == 0 || number % 3 != 0).then(|| a_key(number).id());
             assert_eq!(found, expected, "{number}");
         }
         for number in 0..200 {
             shard.remove(&digest(number));
         }
-        assert_eq!((statistics(&shard).keys, shard.key_bytes, shard.places.len()), (0, 0, 0));
+        assert_eq!((statistics(&shard).keys, shard.key_bytes), (0, 0));
     }
 
     #[test]
@@ -251,19 +197,18 @@ mod tests {
             for asked in 0..20 {
                 assert!(shard.look(&digest(asked), at(0)).is_some(), "{asked} was displaced by {number}");
             }
-            shard.insert(digest(number), a_key(number), at(0));
+            shard.insert(a_key(number), at(0));
             assert!(statistics(&shard).bytes <= ROOM);
-            assert!(shard.places.allocation_size() <= shard.entries.capacity() * PLACE_BYTES + 64);
         }
         let CacheStatistics { keys, bytes, displaced, .. } = statistics(&shard);
-        assert!(displaced > 0 && keys > ROOM / 300 && bytes > ROOM / 2, "{keys} keys in {bytes} bytes");
+        assert!(displaced > 0 && keys > ROOM / 200 && bytes > ROOM / 2, "{keys} keys in {bytes} bytes");
         assert_eq!(u64::try_from(keys).unwrap() + displaced, 5_000);
     }
 
     #[test]
     fn a_shard_without_room_holds_nothing() {
         let mut shard = Shard::new(100);
-        shard.insert(digest(1), a_key(1), at(0));
+        shard.insert(a_key(1), at(0));
         assert!(shard.look(&digest(1), at(0)).is_none());
     }
 
@@ -277,7 +222,7 @@ mod tests {
         }
         let mut due_at = |seconds| shard.look(&digest(7), at(seconds)).unwrap().due;
         assert_eq!([661, 662, 690, 691].map(&mut due_at), [true, false, false, true]);
-        shard.insert(digest(7), a_key(7), at(691));
+        shard.insert(a_key(7), at(691));
         assert!(!shard.look(&digest(7), at(1_200)).unwrap().due);
     }
 }

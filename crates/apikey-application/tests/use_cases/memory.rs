@@ -140,7 +140,7 @@ async fn absence_is_not_told_from_a_read_that_began_before_the_question() {
 async fn questions_about_unknown_keys_are_shed_before_they_take_what_others_need() {
     let house = a_house();
     let held = house.store.hold(StoreCall::FindByDigest);
-    let keys: Vec<_> = (0..30).map(|seed| a_raw_key_with(seed, |_| {}).0).collect();
+    let keys: Vec<_> = (0..200).map(|seed| a_raw_key_with(seed, |_| {}).0).collect();
     let mut all: Vec<Pin<Box<_>>> =
         keys.iter().map(|raw_key| Box::pin(house.verify.verify(presented(raw_key.expose())))).collect();
     let mut shed = 0;
@@ -151,9 +151,9 @@ async fn questions_about_unknown_keys_are_shed_before_they_take_what_others_need
         }
     }
     let reading = LIMITS.reads;
-    assert_eq!((reads(&house.store), shed), (reading, 30 - reading - 8 * reading));
+    assert_eq!((reads(&house.store), shed), (reading, 200 - reading - 64 * reading));
     drop((held, all));
-    let (raw_key, _) = a_raw_key_with(99, |_| {});
+    let (raw_key, _) = a_raw_key_with(250, |_| {});
     assert!(is_rejected(&house.verify.verify(presented(raw_key.expose())).await, RejectionReason::Unknown));
 }
 
