@@ -85,7 +85,8 @@ async fn main() -> Result<()> {
 
     write(&pb::ServerCompatResponse { host: address.ip().to_string(), port: address.port().into(), pem_cert })?;
     // The suite ends the process.
-    serve_with(listener, tls, adapters::Plain::new(web), ConnectionLimits::default(), std::future::pending()).await;
+    let service = adapters::Plain::new(web);
+    serve_with(listener, tls, |_| service.clone(), ConnectionLimits::default(), std::future::pending()).await;
     Ok(())
 }
 

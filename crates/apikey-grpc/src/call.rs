@@ -6,9 +6,12 @@ use std::{
     any::Any,
     convert::Infallible,
     future::Future,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,12 +19,12 @@ use std::{
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, body::Body};
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use crate::{
-    methods::{Method, Methods},
+    methods::{Method, Methods, Place},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::{Failure, code_name, complete},
 };
@@ -30,6 +33,7 @@ mod deadline;
 mod span;
 
 pub use span::call_span;
+pub(crate) use span::request_id;
 use span::{Call, within};
 
 /// The largest message that is read, in bytes. The largest legal request is far below: a name of 800 bytes and the catalogue.
@@ -54,28 +58,31 @@ impl Default for CallLimits {
 }
 
 /// The inner routes with everything that surrounds a call.
-#[derive(Clone)]
-pub(crate) struct Calls<S> {
-    routes: S,
-    shared: Arc<Shared>,
-}
+pub(crate) struct Calls<S>(Arc<Shared<S>>);
 
-struct Shared {
+struct Shared<S> {
+    routes: S,
     request_ids: RequestIds,
     methods: Methods,
-    admission: Semaphore,
+    admission: Admission,
 }
 
 impl<S> Calls<S> {
     pub(crate) fn new(routes: S, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
-        let admission = Semaphore::new(concurrent_calls.min(Semaphore::MAX_PERMITS));
-        Self { routes, shared: Arc::new(Shared { request_ids, methods, admission }) }
+        let admission = Admission { most: concurrent_calls, at_work: AtomicUsize::new(0) };
+        Self(Arc::new(Shared { routes, request_ids, methods, admission }))
+    }
+}
+
+impl<S> Clone for Calls<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<S, B> Service<Request<B>> for Calls<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Send + 'static,
 {
@@ -87,34 +94,60 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Self { routes, shared } = self.clone();
+    /// The routes take the request in here: what waits for their answer, and is moved and stored for that, is small.
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
         let request_id = shared.request_ids.identify(request.headers());
-        request.extensions_mut().insert(request_id.clone());
+        let method = shared.methods.place(request.uri().path());
+        let begun = shared.begin(request, method);
         Box::pin(async move {
-            let method = shared.methods.find(request.uri().path());
+            let method = shared.methods.at(method);
             let call = Call { request_id: request_id.clone(), method: Arc::clone(&method.name) };
-            Ok(within(call, shared.answer(routes, request, &request_id, method)).await)
+            Ok(within(call, shared.answer(begun, &request_id, method)).await)
         })
     }
 }
 
-impl Shared {
-    async fn answer<S, B>(
-        &self,
-        routes: S,
-        request: Request<B>,
-        request_id: &RequestId,
-        method: &Method,
-    ) -> Response<Body>
+/// A call that has been looked at from outside.
+enum Begun<F> {
+    /// It is no call of gRPC's.
+    Refused(Response<Body>),
+    /// Its head is wrong.
+    Failed(Failure),
+    /// It is up to the routes, for so long.
+    Taken { answer: F, deadline: Duration },
+}
+
+impl<S> Shared<S> {
+    fn begin<B>(&self, request: Request<B>, method: Place) -> Begun<S::Future>
     where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
+    {
+        if let Some(refusal) = refuse_other_protocols(&request) {
+            return Begun::Refused(refusal);
+        }
+        let deadline = match deadline::of(request.headers(), self.methods.at(method).deadline) {
+            Ok(deadline) => deadline,
+            Err(failure) => return Begun::Failed(failure),
+        };
+        let mut routes = self.routes.clone();
+        match catch_unwind(AssertUnwindSafe(move || routes.call(request))) {
+            Ok(answer) => Begun::Taken { answer, deadline },
+            Err(panic) => Begun::Failed(panicked(panic)),
+        }
+    }
+
+    async fn answer<F>(&self, begun: Begun<F>, request_id: &RequestId, method: &Method) -> Response<Body>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>>,
     {
         let measured = Measured::start(&self.methods, method);
-        let mut response = match self.carry_out(routes, request, method, measured.started).await {
-            Ok(response) => response,
-            Err(failure) => failure.into_status(request_id).into_http(),
+        let carried_out = match begun {
+            Begun::Refused(refusal) => Ok(refusal),
+            Begun::Failed(failure) => Err(failure),
+            Begun::Taken { answer, deadline } => self.carry_out(answer, measured.started + deadline, method).await,
         };
+        let mut response = carried_out.unwrap_or_else(|failure| failure.into_status(request_id).into_http());
         let code = match response.status() {
             StatusCode::OK => complete(response.headers_mut(), request_id),
             _ => Some(Code::Unknown),
@@ -136,31 +169,40 @@ impl Shared {
         })
     }
 
-    async fn carry_out<S, B>(
-        &self,
-        routes: S,
-        request: Request<B>,
-        method: &Method,
-        started: Instant,
-    ) -> Result<Response<Body>, Failure>
+    async fn carry_out<F>(&self, answer: F, deadline: Instant, method: &Method) -> Result<Response<Body>, Failure>
     where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+        F: Future<Output = Result<Response<Body>, Infallible>>,
     {
-        if let Some(refusal) = refuse_other_protocols(&request) {
-            return Ok(refusal);
-        }
-        let deadline = deadline::of(request.headers(), method.deadline)?;
-        let _admitted = if method.admission {
-            Some(self.admission.try_acquire().map_err(|_| Failure::overloaded())?)
-        } else {
-            None
-        };
-        let answer = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
-        match tokio::time::timeout_at(started + deadline, answer).await {
+        let _admitted =
+            if method.admission { Some(self.admission.admit().ok_or_else(Failure::overloaded)?) } else { None };
+        match tokio::time::timeout_at(deadline, AssertUnwindSafe(answer).catch_unwind()).await {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Err(panic)) => Err(panicked(panic)),
             Err(_) => Err(Failure::deadline_exceeded()),
         }
+    }
+}
+
+/// Counts the calls at work. Nobody waits for a place, so that nothing more than a number is needed.
+struct Admission {
+    most: usize,
+    at_work: AtomicUsize,
+}
+
+/// A place among the calls at work, until it is dropped.
+struct Admitted<'a>(&'a Admission);
+
+impl Admission {
+    fn admit(&self) -> Option<Admitted<'_>> {
+        // Given back at once where it is one too many.
+        let admitted = Admitted(self);
+        (self.at_work.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,14 +15,14 @@ use apikey_application::{
     ports::{Clock, KeyStore, TokenAuthenticator},
 };
 use apikey_domain::Origin;
-use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use tonic::{body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
 use crate::{
+    call::request_id,
     credential::{self, X_API_KEY},
     listener::PeerAddress,
-    request_id::RequestId,
     status::Failure,
 };
 
@@ -86,7 +86,7 @@ where
             forget_credentials(&mut head.headers);
             match admitted {
                 Ok(()) => service.oneshot(Request::from_parts(head, body)).await,
-                Err(failure) => Ok(answer(failure, &head.extensions)),
+                Err(failure) => Ok(failure.into_status(&request_id()).into_http()),
             }
         })
     }
@@ -98,16 +98,6 @@ fn forget_credentials(headers: &mut HeaderMap) {
     headers.remove(X_API_KEY);
 }
 
-/// A failure as the answer to the request with these extensions.
-pub(crate) fn answer(failure: Failure, extensions: &Extensions) -> Response<Body> {
-    failure.into_status(&request_id(extensions)).into_http()
-}
-
-/// The id that every request has been given before it comes here.
-pub(crate) fn request_id(extensions: &Extensions) -> RequestId {
-    extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::missing)
-}
-
 /// Admits whoever presents one valid credential, as a [`Caller`].
 pub(crate) struct CallerGuard<S, C, T>(pub(crate) Authenticator<S, C, T>);
 
@@ -117,7 +107,7 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Guard for CallerGuard<S, C, T
         let principal = self.0.authenticate(credential).await?;
         let origin = Origin {
             address: head.extensions.get::<PeerAddress>().map(ToString::to_string),
-            request_id: Some(request_id(&head.extensions).to_string()),
+            request_id: Some(request_id().to_string()),
         };
         head.extensions.insert(Caller { principal, origin });
         Ok(())

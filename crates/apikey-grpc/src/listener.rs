@@ -26,7 +26,7 @@ use crate::TlsIdentity;
 
 mod activity;
 
-/// The network address of whoever made a request; among the request's extensions.
+/// The network address of whoever opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
 
@@ -51,7 +51,7 @@ pub struct ConnectionLimits {
     pub keep_alive_timeout: Duration,
     /// How long a new connection may take for its TLS handshake, how long until its first request is there, and an HTTP/1.1 connection for the headers of each.
     pub header_timeout: Duration,
-    /// After how long without a request a connection is closed, gracefully.
+    /// After how long without a request a connection is closed, gracefully; it may be an eighth more.
     pub idle_timeout: Duration,
     /// How long requests in flight have to finish when the listener shuts down.
     pub drain: Duration,
@@ -103,7 +103,7 @@ pub struct Drained {
 /// Dropping the future cuts all connections.
 pub async fn serve<S, B>(
     listener: TcpListener,
-    service: S,
+    service: impl Fn(PeerAddress) -> S,
     limits: ConnectionLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Drained
@@ -123,7 +123,7 @@ where
 pub async fn serve_with<S, B>(
     listener: TcpListener,
     tls: Option<TlsIdentity>,
-    service: S,
+    service: impl Fn(PeerAddress) -> S,
     limits: ConnectionLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Drained
@@ -139,6 +139,8 @@ where
 /// Serves connections, by TLS where there is an identity, until `shutdown` is ready; then accepts no more, tells each peer
 /// (GOAWAY), lets requests in flight finish within [`ConnectionLimits::drain`], and cuts the rest.
 ///
+/// `service` makes the service of each connection.
+///
 /// Connections are accepted on the runtime that this is called on, and handed to the `workers` in turn: a connection and all its
 /// calls stay on one of them. Without any they stay where they were accepted.
 ///
@@ -148,7 +150,7 @@ pub async fn serve_on<S, B>(
     workers: Vec<Handle>,
     listener: TcpListener,
     tls: Option<TlsIdentity>,
-    service: S,
+    service: impl Fn(PeerAddress) -> S,
     limits: ConnectionLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Drained
@@ -171,7 +173,7 @@ where
             Some(_) = connections.join_next() => {}
             (stream, peer, slot) = accept(&listener, &slots) => {
                 let connection = Connection { http: Arc::clone(&http), limits, closing: closing.subscribe(), slot };
-                let (tls, service) = (tls.clone(), service.clone());
+                let (tls, service) = (tls.clone(), service(PeerAddress(peer)));
                 match in_turn.next() {
                     None => connections.spawn(connection.open(stream, tls, peer, service)),
                     Some(worker) => connections.spawn_on(connection.move_and_open(stream, tls, peer, service), worker),
@@ -290,8 +292,8 @@ impl Connection {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { http, limits, mut closing, slot: _slot } = self;
-        let activity = Activity::new();
-        let service = Tracked::new(service, PeerAddress(peer), activity.clone());
+        let activity = Activity::default();
+        let service = Tracked::new(service, activity.clone());
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let outcome = tokio::select! {
             outcome = &mut connection => outcome,

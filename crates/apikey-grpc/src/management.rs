@@ -12,9 +12,9 @@ use http::Extensions;
 use tonic::{Request, Response, Status, codec::CompressionEncoding, metadata::AsciiMetadataValue};
 
 use crate::{
-    call::MAX_MESSAGE_SIZE,
+    call::{MAX_MESSAGE_SIZE, request_id},
     convert,
-    guard::{CallerGuard, Guarded, request_id},
+    guard::{CallerGuard, Guarded},
     status::Failure,
 };
 
@@ -68,7 +68,7 @@ impl<S: KeyStore, C: Clock, E: Entropy, R: Confirmations> ApiKeyService for UseC
             let request = convert::issue_request(message, idempotency_keys);
             Ok(self.issue.issue(caller, request).await?)
         };
-        answer(issued.await, &extensions, |issued| convert::create_response(&issued))
+        answer(issued.await, |issued| convert::create_response(&issued))
     }
 
     async fn list_api_keys(
@@ -77,7 +77,7 @@ impl<S: KeyStore, C: Clock, E: Entropy, R: Confirmations> ApiKeyService for UseC
     ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let listing = async { Ok(self.list.list(caller(&extensions)?, convert::list_request(message)).await?) };
-        answer(listing.await, &extensions, |listing| convert::list_response(&listing))
+        answer(listing.await, |listing| convert::list_response(&listing))
     }
 
     async fn revoke_api_key(
@@ -88,7 +88,7 @@ impl<S: KeyStore, C: Clock, E: Entropy, R: Confirmations> ApiKeyService for UseC
         let revoked = async { Ok(self.revoke.revoke(caller(&extensions)?, convert::revoke_request(&message)).await?) };
         let revoked = revoked.await;
         let confirmed = revoked.as_ref().ok().copied();
-        let mut answer = answer(revoked, &extensions, |_| pb::RevokeApiKeyResponse {})?;
+        let mut answer = answer(revoked, |_| pb::RevokeApiKeyResponse {})?;
         if let Some(value) = confirmed.and_then(confirmed_header) {
             answer.metadata_mut().insert(REVOCATION_CONFIRMED, value);
         }
@@ -108,13 +108,9 @@ fn caller(extensions: &Extensions) -> Result<&Caller, Failure> {
     extensions.get::<Caller>().ok_or_else(|| Failure::internal("a method ran without a caller"))
 }
 
-fn answer<T, M>(
-    outcome: Result<T, Failure>,
-    extensions: &Extensions,
-    into_message: impl FnOnce(T) -> M,
-) -> Result<Response<M>, Status> {
+fn answer<T, M>(outcome: Result<T, Failure>, into_message: impl FnOnce(T) -> M) -> Result<Response<M>, Status> {
     match outcome {
         Ok(value) => Ok(Response::new(into_message(value))),
-        Err(failure) => Err(failure.into_status(&request_id(extensions))),
+        Err(failure) => Err(failure.into_status(&request_id())),
     }
 }

@@ -52,6 +52,10 @@ impl Method {
     }
 }
 
+/// Where a method stands among those of its listener.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(Option<usize>);
+
 /// All methods of a listener.
 pub(crate) struct Methods {
     /// A handful: comparing their names is faster than hashing one.
@@ -94,10 +98,15 @@ impl Methods {
         Ok(Self { known, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
     }
 
-    /// The method with that path, or the one that stands for all unknown ones.
-    pub(crate) fn find(&self, path: &str) -> &Method {
+    /// The place of the method with that path, or of the one that stands for all unknown ones.
+    pub(crate) fn place(&self, path: &str) -> Place {
         let name = path.strip_prefix('/');
-        self.known.iter().find(|method| Some(&*method.name) == name).unwrap_or(&self.unknown)
+        Place(self.known.iter().position(|method| Some(&*method.name) == name))
+    }
+
+    /// The method in that place.
+    pub(crate) fn at(&self, place: Place) -> &Method {
+        place.0.and_then(|place| self.known.get(place)).unwrap_or(&self.unknown)
     }
 
     pub(crate) fn in_flight(&self) -> &Gauge {

@@ -10,7 +10,6 @@ use std::{
 
 use apikey_application::ports::{Entropy, EntropyError};
 use apikey_domain::{KeyType, pidgr::KEY_FORMAT};
-use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that carries the id, in both directions.
@@ -21,26 +20,49 @@ const MAX_LENGTH: usize = 128;
 
 /// The most hexadecimal digits of a number.
 const HEX_DIGITS: usize = 16;
+/// The longest id that is made here: the process's number, `-` and the request's.
+const MADE_LENGTH: usize = HEX_DIGITS + 1 + HEX_DIGITS;
 
 /// A request's id: 1 to 128 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId(HeaderValue);
+pub(crate) struct RequestId(Text);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Text {
+    /// Whatever the caller sent.
+    Sent(HeaderValue),
+    /// What was made here, in the first so many bytes: nothing of it is on the heap until an answer carries it.
+    Made { bytes: [u8; MADE_LENGTH], length: u8 },
+}
 
 impl RequestId {
+    fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Sent(value) => value.as_bytes(),
+            Text::Made { bytes, length } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+        }
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         // Visible ASCII by construction.
-        self.0.to_str().unwrap_or_default()
+        str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     /// For a request that came another way than through the layer that gives ids: there is none such.
     pub(crate) const fn missing() -> Self {
-        Self(HeaderValue::from_static("-"))
+        Self(Text::Sent(HeaderValue::from_static("-")))
     }
 
     /// The header of an answer. It is marked so that HPACK never indexes it: each id is another one, and they would push
     /// everything else out of the peer's table.
     pub(crate) fn header(&self) -> HeaderValue {
-        let mut header = self.0.clone();
+        let mut header = match &self.0 {
+            Text::Sent(value) => value.clone(),
+            // Visible ASCII is a legal header.
+            Text::Made { .. } => {
+                HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("-"))
+            }
+        };
         header.set_sensitive(true);
         header
     }
@@ -65,7 +87,7 @@ pub struct RequestIds {
 #[derive(Debug)]
 struct Shared {
     /// The process's number in hexadecimal digits, and `-`.
-    process: String,
+    process: [u8; HEX_DIGITS + 1],
     next: AtomicU64,
 }
 
@@ -77,26 +99,33 @@ impl RequestIds {
     pub fn new(entropy: &impl Entropy) -> Result<Self, EntropyError> {
         let mut process = [0; 8];
         entropy.fill(&mut process)?;
-        let process = format!("{:016x}-", u64::from_le_bytes(process));
+        let number = u64::from_le_bytes(process);
+        let mut process = [b'-'; HEX_DIGITS + 1];
+        for (place, digit) in process.iter_mut().zip((0..HEX_DIGITS).rev()) {
+            *place = hexadecimal(number >> (4 * digit));
+        }
         Ok(Self { shared: Arc::new(Shared { process, next: AtomicU64::new(1) }) })
     }
 
     pub(crate) fn identify(&self, headers: &HeaderMap) -> RequestId {
         let mut sent = headers.get_all(X_REQUEST_ID).iter();
         match (sent.next(), sent.next()) {
-            (Some(id), None) if is_well_formed(id) && !holds_a_key(id) => RequestId(id.clone()),
+            (Some(id), None) if is_well_formed(id) && !holds_a_key(id) => RequestId(Text::Sent(id.clone())),
             _ => self.make(),
         }
     }
 
     fn make(&self) -> RequestId {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4);
-        let mut id = BytesMut::with_capacity(self.shared.process.len() + HEX_DIGITS);
-        id.extend_from_slice(self.shared.process.as_bytes());
-        id.extend((0..digits).rev().map(|digit| hexadecimal(number >> (4 * digit))));
-        // Hexadecimal digits are a legal header.
-        HeaderValue::from_maybe_shared(id.freeze()).map_or_else(|_| RequestId::missing(), RequestId)
+        let digits = (0..(u64::BITS - number.leading_zeros()).div_ceil(4)).rev();
+        let text = self.shared.process.into_iter().chain(digits.map(|digit| hexadecimal(number >> (4 * digit))));
+        let mut bytes = [0; MADE_LENGTH];
+        let mut length = 0;
+        for (place, byte) in bytes.iter_mut().zip(text) {
+            *place = byte;
+            length += 1;
+        }
+        RequestId(Text::Made { bytes, length })
     }
 }
 

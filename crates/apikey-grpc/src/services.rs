@@ -28,10 +28,13 @@ use tower::Service;
 use crate::{
     AccessToken, CallLimits, Management, RequestIds,
     call::{Calls, MAX_MESSAGE_SIZE},
+    listener::PeerAddress,
     methods::Methods,
     verification::{self, GuardedVerification},
     web::{AllowedOrigins, Web, WebOptions},
 };
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
@@ -74,7 +77,10 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// What the public listener serves: `ApiKeyService`, health and reflection, by gRPC, gRPC-Web and Connect.
 #[derive(Clone)]
-pub struct PublicService(Web<Calls<Routes>>);
+pub struct PublicService {
+    web: Web<Calls<Routes>>,
+    peer: Option<PeerAddress>,
+}
 
 impl PublicService {
     /// The service, and the switch of its health.
@@ -96,13 +102,19 @@ impl PublicService {
             max_message_size: MAX_MESSAGE_SIZE,
             patience: limits.deadline.max(limits.revoke_deadline).saturating_add(ARRIVAL),
         };
-        Ok((Self(Web::new(calls, request_ids, options)?), serving))
+        Ok((Self { web: Web::new(calls, request_ids, options)?, peer: None }, serving))
     }
 
     /// The same service for the pages of those origins too; without this, for none.
     #[must_use]
     pub fn for_origins(self, origins: AllowedOrigins) -> Self {
-        Self(self.0.for_origins(origins))
+        Self { web: self.web.for_origins(origins), ..self }
+    }
+
+    /// The same service for the connection of that peer, whose address the audit trail tells; without this it tells none.
+    #[must_use]
+    pub fn for_peer(&self, peer: PeerAddress) -> Self {
+        Self { web: self.web.clone(), peer: Some(peer) }
     }
 }
 
@@ -222,27 +234,41 @@ where
     Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
 }
 
-macro_rules! serve_calls {
-    ($service:ty $(, $parameter:ident: $bound:ident)*) => {
-        impl<B $(, $parameter: $bound)*> Service<Request<B>> for $service
-        where
-            B: HttpBody<Data = Bytes> + Send + 'static,
-            B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        {
-            type Response = Response<Body>;
-            type Error = Infallible;
-            type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+impl<B> Service<Request<B>> for PublicService
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
 
-            fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-                Service::<Request<B>>::poll_ready(&mut self.0, context)
-            }
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<B>>::poll_ready(&mut self.web, context)
+    }
 
-            fn call(&mut self, request: Request<B>) -> Self::Future {
-                self.0.call(request)
-            }
+    fn call(&mut self, mut request: Request<B>) -> Answer {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
         }
-    };
+        self.web.call(request)
+    }
 }
 
-serve_calls!(PublicService);
-serve_calls!(VerificationService<S, C>, S: KeyStore, C: Clock);
+impl<S: KeyStore, C: Clock, B> Service<Request<B>> for VerificationService<S, C>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<B>>::poll_ready(&mut self.0, context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answer {
+        self.0.call(request)
+    }
+}

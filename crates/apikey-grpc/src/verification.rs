@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 use crate::{
     AccessToken,
-    call::MAX_MESSAGE_SIZE,
+    call::{MAX_MESSAGE_SIZE, request_id},
     convert,
-    guard::{Guarded, TokenGuard, request_id},
+    guard::{Guarded, TokenGuard},
     status::Failure,
 };
 
@@ -41,14 +41,14 @@ impl<S: KeyStore, C: Clock> ApiKeyVerificationService for Verifier<S, C> {
         &self,
         request: Request<pb::VerifyApiKeyRequest>,
     ) -> Result<Response<pb::VerifyApiKeyResponse>, Status> {
-        let (_, extensions, message) = request.into_parts();
+        let message = request.into_inner();
         let verified = async {
             let mut request = convert::verify_request(message).map_err(Failure::invalid_fields)?;
             Ok::<_, Failure>(self.0.verify(request.take()).await?)
         };
         match verified.await {
             Ok(verification) => Ok(Response::new(convert::verify_response(&verification))),
-            Err(failure) => Err(failure.into_status(&request_id(&extensions))),
+            Err(failure) => Err(failure.into_status(&request_id())),
         }
     }
 }

@@ -192,8 +192,12 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
         }
     });
     let admin_limits = ConnectionLimits { connections: ADMIN_CONNECTIONS, drain: CLOSE, ..ConnectionLimits::default() };
-    let admin_task =
-        tokio::spawn(listener::serve(listeners.admin, admin_service, admin_limits, stop_admin.requested()));
+    let admin_task = tokio::spawn(listener::serve(
+        listeners.admin,
+        move |_| admin_service.clone(),
+        admin_limits,
+        stop_admin.requested(),
+    ));
     let limits =
         ConnectionLimits { connections: settings.max_connections, drain: DRAIN, ..ConnectionLimits::default() };
     let serving = [
@@ -201,7 +205,7 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
             workers.clone(),
             listeners.public,
             tls.clone(),
-            services.public,
+            move |peer| services.public.for_peer(peer),
             limits,
             stop_serving.requested(),
         )),
@@ -209,7 +213,7 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
             workers,
             listeners.verification,
             tls,
-            services.verification,
+            move |_| services.verification.clone(),
             limits,
             stop_serving.requested(),
         )),

@@ -13,7 +13,10 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tracing::{Span, instrument::Instrumented};
+use tracing::{
+    Span,
+    instrument::{Instrument as _, Instrumented},
+};
 
 use crate::request_id::RequestId;
 
@@ -44,37 +47,34 @@ pub fn call_span() -> Span {
     CURRENT.with_borrow(|call| call.as_ref().map_or_else(Span::none, Call::span))
 }
 
+/// The id of the request that is being carried out.
+pub(crate) fn request_id() -> RequestId {
+    CURRENT.with_borrow(|call| call.as_ref().map_or_else(RequestId::missing, |call| call.request_id.clone()))
+}
+
 pin_project! {
     /// A future that is the work of a call.
-    #[project = WithinProjection]
-    pub(super) enum Within<F> {
-        /// Everything is said: the span is there from the beginning.
-        Spanned { #[pin] work: Instrumented<F> },
-        /// The span is made when it is asked for.
-        Quiet { #[pin] work: F, call: Option<Call> },
+    pub(super) struct Within<F> {
+        // In a span from the beginning where everything is said; otherwise it is made when it is asked for.
+        #[pin]
+        work: Instrumented<F>,
+        call: Option<Call>,
     }
 }
 
 /// Carries out the work of that call.
 pub(super) fn within<F: Future>(call: Call, work: F) -> Within<F> {
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        let span = call.span();
-        return Within::Spanned { work: tracing::Instrument::instrument(work, span) };
-    }
-    Within::Quiet { work, call: Some(call) }
+    let span = if tracing::enabled!(tracing::Level::DEBUG) { call.span() } else { Span::none() };
+    Within { work: work.instrument(span), call: Some(call) }
 }
 
 impl<F: Future> Future for Within<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            WithinProjection::Spanned { work } => work.poll(context),
-            WithinProjection::Quiet { work, call } => {
-                let _entered = Entered::swap(call);
-                work.poll(context)
-            }
-        }
+        let within = self.project();
+        let _entered = Entered::swap(within.call);
+        within.work.poll(context)
     }
 }
 

@@ -19,49 +19,42 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::PeerAddress;
-
-/// How many requests of a connection are in flight, and when the last one ended. A request costs two additions and a look at the
-/// clock; nobody is woken.
-#[derive(Clone, Debug)]
+/// How many requests a connection has had, and how many are in flight. A request costs three additions; nobody is woken, and
+/// nobody looks at a clock.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Activity(Arc<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    opened: Instant,
+    requests: AtomicU64,
     in_flight: AtomicUsize,
-    /// When no request was left in flight for the last time, in nanoseconds after the connection was opened.
-    at_rest_since: AtomicU64,
 }
 
-/// There has been no request yet.
-const NEVER: u64 = u64::MAX;
+/// So often a connection is looked at before it counts as idle.
+const LOOKS: u32 = 8;
 
 impl Activity {
-    pub(super) fn new() -> Self {
-        let (in_flight, at_rest_since) = (AtomicUsize::new(0), AtomicU64::new(NEVER));
-        Self(Arc::new(State { opened: Instant::now(), in_flight, at_rest_since }))
-    }
-
     fn enter(&self) -> InFlight {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
-    /// Is ready once the first request has not come within `first`, or none is in flight for the whole of `idle`.
+    /// Is ready once the first request has not come within `first`, or none was in flight for the whole of `idle`, or for an eighth
+    /// longer.
     pub(super) async fn idle(&self, first: Duration, idle: Duration) {
+        let opened = Instant::now();
+        let (mut seen, mut looks_at_rest) = (0, 0);
         loop {
-            let now = Instant::now();
-            let end = match (self.0.in_flight.load(Ordering::Acquire), self.0.at_rest_since.load(Ordering::Relaxed)) {
-                (0, NEVER) => self.0.opened + first,
-                (0, since) => self.0.opened + Duration::from_nanos(since) + idle,
-                _ => now + idle,
-            };
-            if end <= now {
+            let pause = if seen == 0 { first.saturating_sub(opened.elapsed()) } else { idle };
+            tokio::time::sleep(pause.min(idle / LOOKS)).await;
+            let requests = self.0.requests.load(Ordering::Relaxed);
+            let at_rest = requests == seen && self.0.in_flight.load(Ordering::Acquire) == 0;
+            looks_at_rest = if at_rest { looks_at_rest + 1 } else { 0 };
+            seen = requests;
+            if requests == 0 && opened.elapsed() >= first || requests > 0 && looks_at_rest >= LOOKS {
                 return;
             }
-            // A request may come and end from now on: then it is later than that.
-            tokio::time::sleep_until(end.min(now + idle)).await;
         }
     }
 }
@@ -72,25 +65,20 @@ struct InFlight(Activity);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let State { opened, in_flight, at_rest_since } = &*self.0.0;
-        // A connection does not live for 584 years.
-        let now = u64::try_from(opened.elapsed().as_nanos()).unwrap_or(NEVER - 1);
-        at_rest_since.store(now, Ordering::Relaxed);
-        in_flight.fetch_sub(1, Ordering::Release);
+        self.0.0.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// A connection's service: tells each request where it came from, and counts it.
+/// A connection's service, whose requests are counted.
 #[derive(Clone)]
 pub(super) struct Tracked<S> {
     service: S,
-    peer: PeerAddress,
     activity: Activity,
 }
 
 impl<S> Tracked<S> {
-    pub(super) const fn new(service: S, peer: PeerAddress, activity: Activity) -> Self {
-        Self { service, peer, activity }
+    pub(super) const fn new(service: S, activity: Activity) -> Self {
+        Self { service, activity }
     }
 }
 
@@ -103,9 +91,8 @@ where
     type Error = Infallible;
     type Future = TrackedAnswer<Oneshot<S, Request<Incoming>>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let in_flight = Some(self.activity.enter());
-        request.extensions_mut().insert(self.peer);
         TrackedAnswer { answer: self.service.clone().oneshot(request), in_flight }
     }
 }

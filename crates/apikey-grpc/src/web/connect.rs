@@ -24,7 +24,6 @@ use super::{
     served::{Method, Served},
 };
 use crate::{
-    guard::request_id,
     request_id::{RequestId, X_REQUEST_ID},
     status::Failure,
 };
@@ -261,7 +260,8 @@ struct Codec {
 
 impl Codec {
     fn new(descriptor: &MessageDescriptor, format: CodecFormat, context: &RequestContext) -> Self {
-        Self { descriptor: descriptor.clone(), format, request_id: request_id(context.extensions()) }
+        let request_id = context.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::missing);
+        Self { descriptor: descriptor.clone(), format, request_id }
     }
 
     fn decode(&self, message: Bytes) -> Result<Bytes, json::JsonError> {

@@ -16,7 +16,7 @@ use apikey_application::{
 use apikey_domain::{ApiKey, ApiKeyParts, KeyType, NewApiKey, Principal, RawKey, pidgr};
 use apikey_grpc::{
     AccessToken, CallLimits, Management, PublicService, RequestIds, Serving, TlsIdentity, VerificationService,
-    listener::{ConnectionLimits, Drained, serve_with},
+    listener::{ConnectionLimits, Drained, PeerAddress, serve_with},
     web::AllowedOrigins,
 };
 use apikey_testing::{FixedClock, InMemoryStore, SeededEntropy, fixtures};
@@ -135,14 +135,20 @@ pub(crate) async fn start_with(setup: Setup) -> Running {
     };
     let ids = RequestIds::new(&entropy).unwrap();
     let (service, serving) = PublicService::new(management, ids.clone(), calls).await.unwrap();
-    let public = listen(service.for_origins(origins), serving, tls, connections).await;
+    let service = service.for_origins(origins);
+    let public = listen(move |peer| service.for_peer(peer), serving, tls, connections).await;
     let token = listener_token.then(|| AccessToken::new(LISTENER_TOKEN).unwrap());
     let (service, serving) = VerificationService::new(verify, token, ids, calls).await.unwrap();
-    let verification = listen(service, serving, None, connections).await;
+    let verification = listen(move |_| service.clone(), serving, None, connections).await;
     Running { store, clock, usage, entropy, public, verification }
 }
 
-async fn listen<S>(service: S, serving: Serving, tls: Option<TlsIdentity>, limits: ConnectionLimits) -> Listener
+async fn listen<S>(
+    service: impl Fn(PeerAddress) -> S + Send + 'static,
+    serving: Serving,
+    tls: Option<TlsIdentity>,
+    limits: ConnectionLimits,
+) -> Listener
 where
     S: tower::Service<
             http::Request<hyper::body::Incoming>,

@@ -46,9 +46,8 @@ async fn connections_go_to_the_workers_in_turn_and_a_shutdown_ends_them_on_each(
     let address = listener.local_addr().unwrap();
     let (shutdown, asked) = oneshot::channel::<()>();
     let limits = ConnectionLimits::default();
-    let serving = tokio::spawn(serve_on(handles, listener, None, service_fn(name_of_thread), limits, async {
-        drop(asked.await);
-    }));
+    let service = |_| service_fn(name_of_thread);
+    let serving = tokio::spawn(serve_on(handles, listener, None, service, limits, async { drop(asked.await) }));
 
     let (mut connections, mut names) = (Vec::new(), Vec::new());
     for _ in 0..6 {
