@@ -7,7 +7,7 @@ use apikey_application::{
 use apikey_domain::{ApiKey, ApiKeyParts};
 use diesel::{
     QueryableByName,
-    sql_types::{Array, BigInt, Bool, Bytea, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, BigInt, Bool, Bytea, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 
 use crate::{
@@ -36,42 +36,55 @@ struct IssuedRow {
 ///
 /// 1. the authorizing key is locked against its revocation (not against a note of its use, which leaves the row's key alone);
 ///    whoever waited for a revocation sees its outcome;
-/// 2. the idempotency key is claimed; whoever waited for another claim sees its outcome;
-/// 3. the key is added; 4. its events and its count follow. The counter is locked last, and for no longer than the commit.
-const ISSUE: &str = concat!(
-    "WITH settings AS MATERIALIZED ( \
-         SELECT set_config('lock_timeout', $8, true) AS applied \
-     ), authorizer AS MATERIALIZED ( \
-         SELECT k.id FROM settings, api_keys k \
-         WHERE settings.applied IS NOT NULL AND k.id = $9 \
-             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $10) \
-         FOR KEY SHARE OF k \
-     ), allowed AS MATERIALIZED ( \
-         SELECT settings.applied IS NOT NULL AND ($9 IS NULL OR EXISTS (SELECT FROM authorizer)) AS stands \
-         FROM settings \
-     ), claimed AS ( \
-         INSERT INTO idempotency_records (organization_id, actor, idempotency_key, request_digest, key_id, created_at) \
-         SELECT $11, $12, $13, $14, $15, $10 FROM allowed WHERE stands AND $13 IS NOT NULL \
-         ON CONFLICT DO NOTHING RETURNING 1 \
-     ), added AS ( \
-         INSERT INTO api_keys (id, organization_id, name, prefix, digest, key_type, permissions, \
-             created_at, expires_at, revoked_at, last_used_at, revision, narrowed_seq) \
-         SELECT $15, $16, $17, $18, $19, $20, $21, $22, $23, NULL, $24, $25, NULL FROM allowed \
-         WHERE stands AND ($13 IS NULL OR EXISTS (SELECT FROM claimed)) \
-         RETURNING 1 \
-     ), audited AS (",
-    insert_events!("added"),
-    "), counted AS ( \
-         INSERT INTO key_counts AS c (organization_id, key_type, shard, keys) SELECT $16, $20, $26, 1 FROM added \
-         ON CONFLICT ON CONSTRAINT key_counts_pkey DO UPDATE SET keys = c.keys + 1 \
-     ) \
-     SELECT allowed.stands, EXISTS (SELECT FROM added) AS added, h.seq, ",
-    timeline!(),
-    " AS timeline FROM allowed, revocation_head h"
-);
+/// 2. the idempotency key, where there is one, is claimed; whoever waited for another claim sees its outcome;
+/// 3. the key is added; 4. its events and its count follow. The counter is locked last, and for no longer than the commit. Any of
+///    the count's 16 parts would do (the schema's `key_counts_shard_check`): the number of the server's own process makes
+///    connections rarely wait for each other.
+macro_rules! issue_statement {
+    (claim: $claim:expr, granted: $granted:expr) => {
+        concat!(
+            "WITH settings AS MATERIALIZED ( \
+                 SELECT set_config('lock_timeout', $8, true) AS applied \
+             ), authorizer AS MATERIALIZED ( \
+                 SELECT k.id FROM settings, api_keys k \
+                 WHERE settings.applied IS NOT NULL AND k.id = $9 \
+                     AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $10) \
+                 FOR KEY SHARE OF k \
+             ), allowed AS MATERIALIZED ( \
+                 SELECT settings.applied IS NOT NULL AND ($9 IS NULL OR EXISTS (SELECT FROM authorizer)) AS stands \
+                 FROM settings \
+             ), ",
+            $claim,
+            "added AS ( \
+                 INSERT INTO api_keys (id, organization_id, name, prefix, digest, key_type, permissions, \
+                     created_at, expires_at, revoked_at, last_used_at, revision, narrowed_seq) \
+                 SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21, NULL FROM allowed WHERE stands",
+            $granted,
+            " RETURNING 1 \
+             ), audited AS (",
+            insert_events!("added"),
+            "), counted AS ( \
+                 INSERT INTO key_counts AS c (organization_id, key_type, shard, keys) \
+                 SELECT $12, $16, pg_backend_pid() % 16, 1 FROM added \
+                 ON CONFLICT ON CONSTRAINT key_counts_pkey DO UPDATE SET keys = c.keys + 1 \
+             ) \
+             SELECT allowed.stands, EXISTS (SELECT FROM added) AS added, h.seq, ",
+            timeline!(),
+            " AS timeline FROM allowed, revocation_head h"
+        )
+    };
+}
 
-/// Into how many parts an organization's count is divided: the schema's `key_counts_shard_check`.
-const SHARDS: u8 = 16;
+const ISSUE: &str = issue_statement!(claim: "", granted: "");
+
+const ISSUE_ONCE: &str = issue_statement!(
+    claim: "claimed AS ( \
+         INSERT INTO idempotency_records (organization_id, actor, idempotency_key, request_digest, key_id, created_at) \
+         SELECT $22, $23, $24, $25, $11, $10 FROM allowed WHERE stands \
+         ON CONFLICT DO NOTHING RETURNING 1 \
+     ), ",
+    granted: " AND EXISTS (SELECT FROM claimed)"
+);
 
 pub(crate) async fn issue(
     connections: &Connections,
@@ -97,17 +110,12 @@ pub(crate) async fn issue(
     if revoked_at.is_some() {
         return Err(StoreError::Defect("a key is issued before it is revoked".into()).into());
     }
-    let claim = idempotency.as_ref();
     let permissions: Vec<String> = permissions.iter().map(|permission| permission.as_str().to_owned()).collect();
-    let [.., last] = id.as_uuid().as_bytes();
-    let statement = bind_events!(statement(ISSUE), EventColumns::of(events))
+    let sql = if idempotency.is_some() { ISSUE_ONCE } else { ISSUE };
+    let statement = bind_events!(statement(sql), EventColumns::of(events))
         .bind::<Text, _>(lock_timeout.to_owned())
         .bind::<Nullable<SqlUuid>, _>(on_behalf_of.map(|id| *id.as_uuid()))
         .bind::<Timestamptz, _>(to_database(now))
-        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.organization_id.to_string()))
-        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.actor.to_string()))
-        .bind::<Nullable<Text>, _>(claim.map(|claim| claim.key.as_str().to_owned()))
-        .bind::<Nullable<Bytea>, _>(claim.map(|claim| claim.request.as_bytes().to_vec()))
         .bind::<SqlUuid, _>(*id.as_uuid())
         .bind::<Text, _>(organization_id.as_str().to_owned())
         .bind::<Text, _>(name.as_str().to_owned())
@@ -118,10 +126,19 @@ pub(crate) async fn issue(
         .bind::<Timestamptz, _>(to_database(created_at))
         .bind::<Nullable<Timestamptz>, _>(expires_at.map(to_database))
         .bind::<Nullable<Timestamptz>, _>(last_used_at.map(to_database))
-        .bind::<Integer, _>(i32::try_from(revision).map_err(|_| StoreError::from(IllegalRow::Number))?)
-        // The last digit of an id is random, whatever its version.
-        .bind::<SmallInt, _>(i16::from(last % SHARDS));
-    let rows: Vec<IssuedRow> = match connections.change(keep(statement)).await {
+        .bind::<Integer, _>(i32::try_from(revision).map_err(|_| StoreError::from(IllegalRow::Number))?);
+    let issued: Result<Vec<IssuedRow>, Failure> = match &idempotency {
+        None => connections.change(keep(statement)).await,
+        Some(claim) => {
+            let statement = statement
+                .bind::<Text, _>(claim.organization_id.to_string())
+                .bind::<Text, _>(claim.actor.to_string())
+                .bind::<Text, _>(claim.key.as_str().to_owned())
+                .bind::<Bytea, _>(claim.request.as_bytes().to_vec());
+            connections.change(keep(statement)).await
+        }
+    };
+    let rows = match issued {
         Ok(rows) => rows,
         Err(Failure::NotUnique(constraint)) => {
             // Of two constraints that a key breaks, PostgreSQL names whichever it checks first.

@@ -1,7 +1,7 @@
 -- How many keys there are per organization and type, in 16 parts each.
 --
 -- Reason: total_count must not cost more with more keys. One row per organization would make all of its creates wait for
--- each other; a key's id chooses the part that counts it, and a reader sums the parts.
+-- each other; each create counts in any of the parts, and a reader sums them.
 
 CREATE TABLE key_counts (
     organization_id text NOT NULL,

@@ -15,12 +15,13 @@ use apikey_testing::{
 use super::{contract::patient, revocations::a_replica};
 
 /// Text that only one of the store's statements holds, for each of them.
-const MARKS: [&str; 13] = [
+const MARKS: [&str; 14] = [
     "LEFT JOIN api_keys k ON k.digest",
     "k.id = $1 AND k.organization_id = $2",
     "SELECT key_id, request_digest FROM idempotency_records",
     "LIMIT $4) k ON true",
-    "INSERT INTO api_keys",
+    "FROM settings ), added AS",
+    "FROM settings ), claimed AS",
     "UPDATE revocation_head",
     "bool_or(id = $11 AND organization_id = $12 AND revoked_at IS NOT NULL)",
     "SET last_used_at = locked.at",
