@@ -18,7 +18,8 @@ use tokio::{
     sync::oneshot,
 };
 
-/// More threads than this for the store's side only wait for each other: its work is done elsewhere.
+/// The store's side has a thread for every two cores, and no more than this: its work is done elsewhere, and more threads would only
+/// wake each other.
 const STORE_THREADS: usize = 4;
 /// Threads for calls that block: `SQLite`'s connections, files, names of hosts.
 const BLOCKING_THREADS: usize = 8;
@@ -55,7 +56,7 @@ impl Runtimes {
             .map(|core| ServingThread::start(core, ended.clone()))
             .collect::<io::Result<_>>()
             .context("no threads to serve with")?;
-        let store = build(Builder::new_multi_thread().worker_threads(cores.min(STORE_THREADS)).thread_name("store"))
+        let store = build(Builder::new_multi_thread().worker_threads((cores / 2).clamp(1, STORE_THREADS)).thread_name("store"))
             .context("no threads for the store")?;
         Ok(Self { main, serving, served, store })
     }
