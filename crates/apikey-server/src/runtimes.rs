@@ -56,8 +56,9 @@ impl Runtimes {
             .map(|core| ServingThread::start(core, ended.clone()))
             .collect::<io::Result<_>>()
             .context("no threads to serve with")?;
-        let store = build(Builder::new_multi_thread().worker_threads((cores / 2).clamp(1, STORE_THREADS)).thread_name("store"))
-            .context("no threads for the store")?;
+        let store =
+            build(Builder::new_multi_thread().worker_threads((cores / 2).clamp(1, STORE_THREADS)).thread_name("store"))
+                .context("no threads for the store")?;
         Ok(Self { main, serving, served, store })
     }
 
