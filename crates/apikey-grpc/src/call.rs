@@ -130,6 +130,7 @@ impl<S> Shared<S> {
             Ok(deadline) => deadline,
             Err(failure) => return Begun::Failed(failure),
         };
+        // Routes are always ready: they keep nobody waiting before they take a request.
         let mut routes = self.routes.clone();
         match catch_unwind(AssertUnwindSafe(move || routes.call(request))) {
             Ok(answer) => Begun::Taken { answer, deadline },
