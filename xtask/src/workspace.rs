@@ -1,9 +1,6 @@
 //! Where things are in this repository.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// The folder that holds the root `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -11,7 +8,7 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// Build products, where cargo puts them; nothing below it is committed.
+/// Build products; nothing below it is committed.
 pub(crate) fn target() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join("target")
 }
