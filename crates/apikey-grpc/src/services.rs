@@ -23,7 +23,7 @@ use http_body::Body as HttpBody;
 use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
 use tonic_reflection::pb::v1 as reflection;
-use tower::Service;
+use tower::{Service, util::MapRequest};
 
 use crate::{
     AccessToken, CallLimits, Management, RequestIds,
@@ -33,8 +33,6 @@ use crate::{
     verification::{self, GuardedVerification},
     web::{AllowedOrigins, Web, WebOptions},
 };
-
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
@@ -77,10 +75,7 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// What the public listener serves: `ApiKeyService`, health and reflection, by gRPC, gRPC-Web and Connect.
 #[derive(Clone)]
-pub struct PublicService {
-    web: Web<Calls<Routes>>,
-    peer: Option<PeerAddress>,
-}
+pub struct PublicService(Web<Calls<Routes>>);
 
 impl PublicService {
     /// The service, and the switch of its health.
@@ -102,19 +97,29 @@ impl PublicService {
             max_message_size: MAX_MESSAGE_SIZE,
             patience: limits.deadline.max(limits.revoke_deadline).saturating_add(ARRIVAL),
         };
-        Ok((Self { web: Web::new(calls, request_ids, options)?, peer: None }, serving))
+        Ok((Self(Web::new(calls, request_ids, options)?), serving))
     }
 
     /// The same service for the pages of those origins too; without this, for none.
     #[must_use]
     pub fn for_origins(self, origins: AllowedOrigins) -> Self {
-        Self { web: self.web.for_origins(origins), ..self }
+        Self(self.0.for_origins(origins))
     }
 
     /// The same service for the connection of that peer, whose address the audit trail tells; without this it tells none.
     #[must_use]
-    pub fn for_peer(&self, peer: PeerAddress) -> Self {
-        Self { web: self.web.clone(), peer: Some(peer) }
+    pub fn for_peer<B>(
+        &self,
+        peer: PeerAddress,
+    ) -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + use<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        MapRequest::new(self.clone(), move |mut request: Request<B>| {
+            request.extensions_mut().insert(peer);
+            request
+        })
     }
 }
 
@@ -234,41 +239,27 @@ where
     Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
 }
 
-impl<B> Service<Request<B>> for PublicService
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
+macro_rules! serve_calls {
+    ($service:ty $(, $parameter:ident: $bound:ident)*) => {
+        impl<B $(, $parameter: $bound)*> Service<Request<B>> for $service
+        where
+            B: HttpBody<Data = Bytes> + Send + 'static,
+            B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        {
+            type Response = Response<Body>;
+            type Error = Infallible;
+            type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<B>>::poll_ready(&mut self.web, context)
-    }
+            fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Service::<Request<B>>::poll_ready(&mut self.0, context)
+            }
 
-    fn call(&mut self, mut request: Request<B>) -> Answer {
-        if let Some(peer) = self.peer {
-            request.extensions_mut().insert(peer);
+            fn call(&mut self, request: Request<B>) -> Self::Future {
+                self.0.call(request)
+            }
         }
-        self.web.call(request)
-    }
+    };
 }
 
-impl<S: KeyStore, C: Clock, B> Service<Request<B>> for VerificationService<S, C>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<B>>::poll_ready(&mut self.0, context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Answer {
-        self.0.call(request)
-    }
-}
+serve_calls!(PublicService);
+serve_calls!(VerificationService<S, C>, S: KeyStore, C: Clock);
