@@ -167,7 +167,6 @@ where
         } else {
             // The inner service takes it over, and so names the same id in its log.
             request.headers_mut().insert(X_REQUEST_ID, request_id.header());
-            request.extensions_mut().insert(request_id.clone());
             let annotation = self.origins.annotation(request.headers());
             let mut response = self.pass_on(request, &request_id).await;
             annotation.add_to(response.headers_mut());

@@ -78,6 +78,7 @@ where
     pub(super) async fn answer(self, mut request: Request<Body>, request_id: &RequestId) -> Response<Body> {
         let ending = Ending::default();
         request.extensions_mut().insert(ending.clone());
+        request.extensions_mut().insert(request_id.clone());
         let Ok(response) = self.0.oneshot(request).await;
         if is_stream(&response) {
             return response.map(|body| Body::new(body.map_frame(move |frame| ending.write(frame))));
