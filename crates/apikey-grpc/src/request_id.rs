@@ -101,8 +101,8 @@ impl RequestIds {
         entropy.fill(&mut process)?;
         let number = u64::from_le_bytes(process);
         let mut process = [b'-'; HEX_DIGITS + 1];
-        for (place, digit) in process.iter_mut().zip((0..HEX_DIGITS).rev()) {
-            *place = hexadecimal(number >> (4 * digit));
+        for (place, digit) in process.iter_mut().zip(hexadecimal(number, u64::BITS / 4)) {
+            *place = digit;
         }
         Ok(Self { shared: Arc::new(Shared { process, next: AtomicU64::new(1) }) })
     }
@@ -117,8 +117,8 @@ impl RequestIds {
 
     fn make(&self) -> RequestId {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let digits = (0..(u64::BITS - number.leading_zeros()).div_ceil(4)).rev();
-        let text = self.shared.process.into_iter().chain(digits.map(|digit| hexadecimal(number >> (4 * digit))));
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4);
+        let text = self.shared.process.into_iter().chain(hexadecimal(number, digits));
         let mut bytes = [0; MADE_LENGTH];
         let mut length = 0;
         for (place, byte) in bytes.iter_mut().zip(text) {
@@ -129,12 +129,12 @@ impl RequestIds {
     }
 }
 
-/// The lowest four bits as a digit.
-fn hexadecimal(number: u64) -> u8 {
-    match (number & 0xF).to_le_bytes()[0] {
+/// The last so many digits of a number, the most significant one first.
+fn hexadecimal(number: u64, digits: u32) -> impl Iterator<Item = u8> {
+    (0..digits).rev().map(move |digit| match ((number >> (4 * digit)) & 0xF).to_le_bytes()[0] {
         digit @ 0..=9 => b'0' + digit,
         digit => b'a' + digit - 10,
-    }
+    })
 }
 
 fn is_well_formed(id: &HeaderValue) -> bool {
