@@ -43,16 +43,17 @@ pub(super) async fn outage(cluster: &Cluster, means: &Means) -> Result<Evidence>
     Ok(evidence)
 }
 
-/// The rows that changes wait for are held, a second at a time, so that changes fill the pools.
+/// The rows that changes wait for are held, so that changes fill the pools: a second and a half at a time, which is longer than a call
+/// waits for a row or for a connection.
 pub(super) async fn exhaust_pools(cluster: &Cluster, means: &Means) -> Result<Evidence> {
     let before = failures(cluster);
     let client = cluster.server.connect(&cluster.database).await?;
-    let rounds = u32::try_from(means.lasts.as_millis() / 1_200)?.max(1);
+    let rounds = u32::try_from(means.lasts.as_millis() / 1_700)?.max(1);
     for _ in 0..rounds {
         client
             .batch_execute(
                 "BEGIN; SELECT FROM revocation_head FOR UPDATE; LOCK TABLE key_counts IN EXCLUSIVE MODE; \
-                 SELECT pg_sleep(1); COMMIT",
+                 SELECT pg_sleep(1.5); COMMIT",
             )
             .await?;
         sleep(Duration::from_millis(200)).await;
