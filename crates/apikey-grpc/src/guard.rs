@@ -37,7 +37,8 @@ pub(crate) trait Guard: Send + Sync + 'static {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// How a guarded service answers.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// A service behind a guard.
 pub(crate) struct Guarded<S, G> {
@@ -61,10 +62,11 @@ impl<S: NamedService, G> NamedService for Guarded<S, G> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, G> Service<Request<Body>> for Guarded<S, G>
+impl<S, G, B> Service<Request<B>> for Guarded<S, G>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
     G: Guard,
+    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -74,7 +76,7 @@ where
         self.service.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if self.guard.is_open() {
             forget_credentials(request.headers_mut());
             return self.service.call(request);

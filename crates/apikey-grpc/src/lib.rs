@@ -22,6 +22,7 @@ mod call;
 pub mod client;
 mod convert;
 mod credential;
+mod frames;
 mod guard;
 pub mod listener;
 mod management;
@@ -30,6 +31,7 @@ mod request_id;
 mod services;
 mod status;
 mod tls;
+mod unary;
 mod verification;
 pub mod web;
 

@@ -167,7 +167,7 @@ impl<S: Clone> Clone for Direct<S> {
 
 impl<S, B> Service<Request<B>> for Direct<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + NamedService,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -182,7 +182,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(S::NAME));
         if method.is_some_and(|method| method.starts_with('/')) {
-            return Either::Left(self.service.call(request.map(Body::new)));
+            return Either::Left(self.service.call(request));
         }
         Either::Right(self.routes.call(request))
     }

@@ -37,7 +37,6 @@ use crate::{
 mod connect;
 mod cors;
 mod drain;
-mod frames;
 #[cfg(test)]
 mod fuzz;
 mod json;

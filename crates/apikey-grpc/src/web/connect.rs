@@ -20,10 +20,11 @@ use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt};
 
 use super::{
-    frames, json,
+    json,
     served::{Method, Served},
 };
 use crate::{
+    frames,
     request_id::{RequestId, X_REQUEST_ID},
     status::Failure,
 };

@@ -16,7 +16,7 @@ use tonic::Status;
 use tower::util::{ServiceFn, service_fn};
 
 use super::*;
-use frames::{Part, frame, parts};
+use crate::frames::{Part, frame, parts};
 use json::{from_proto, to_proto};
 use reading::{check_create_request, is_well_formed, messages};
 

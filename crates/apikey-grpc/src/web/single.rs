@@ -17,9 +17,7 @@ use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::served::Served;
-
-/// A flag and a length of 32 bits.
-const HEADER: usize = 5;
+use crate::frames::HEADER;
 
 /// A gRPC service whose methods get as many messages as they take.
 #[derive(Clone)]
@@ -127,7 +125,7 @@ mod tests {
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
-    use crate::web::frames::frame;
+    use crate::frames::frame;
 
     async fn read(bytes: Vec<u8>, chunk: usize) -> Result<usize, tonic::Code> {
         let frames: Vec<_> =

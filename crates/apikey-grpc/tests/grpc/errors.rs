@@ -34,8 +34,9 @@ async fn unknown_methods_and_paths_are_unimplemented_with_details() {
 async fn a_message_that_cannot_be_read_is_the_callers_mistake() {
     let running = start().await;
     let (manager, _) = running.manager(1);
-    let wire = running.public.wire().await;
+    let ways = [(running.public.wire().await, CREATE), (running.verification.wire().await, VERIFY)];
     let before = running.state();
+    let headers = [("x-api-key", manager.as_str())];
     let not_utf8 = frame(&[0x0A, 2, 0xC3, 0x28]);
     let cut = frame(&[0x0A, 200]);
     let bad_flag = Bytes::from_static(&[7, 0, 0, 0, 0]);
@@ -48,20 +49,26 @@ async fn a_message_that_cannot_be_read_is_the_callers_mistake() {
         ("compressed without saying how", compressed),
         ("half a frame", half_a_frame),
     ] {
-        let headers = [("x-api-key", manager.as_str())];
-        let answer = wire.try_call(CREATE, &headers, Full::new(body).boxed()).await.unwrap();
-        assert_eq!((answer.code(), answer.reason().as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"), "{what}");
-        assert_eq!(answer.violated_fields(), ["message"], "{what}");
+        for (wire, path) in &ways {
+            let answer = wire.try_call(path, &headers, Full::new(body.clone()).boxed()).await.unwrap();
+            let told = (answer.code(), answer.reason());
+            assert_eq!(told, (Code::InvalidArgument, "MALFORMED_MESSAGE".to_owned()), "{what}, {path}");
+            assert_eq!(answer.violated_fields(), ["message"], "{what}, {path}");
+        }
     }
     // What gRPC's conformance suite wants to see refused so.
     for (what, body) in [("no message", Bytes::new()), ("two messages", [frame(&[]), frame(&[])].concat().into())] {
-        let headers = [("x-api-key", manager.as_str())];
-        let answer = wire.try_call(CREATE, &headers, Full::new(body).boxed()).await.unwrap();
-        assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unimplemented, "UNIMPLEMENTED"), "{what}");
+        for (wire, path) in &ways {
+            let answer = wire.try_call(path, &headers, Full::new(body.clone()).boxed()).await.unwrap();
+            let told = (answer.code(), answer.reason());
+            assert_eq!(told, (Code::Unimplemented, "UNIMPLEMENTED".to_owned()), "{what}, {path}");
+        }
     }
-    let headers = [("x-api-key", manager.as_str()), ("grpc-encoding", "snappy")];
-    let answer = wire.call(LIST, &headers, &pb::ListApiKeysRequest::default()).await;
-    assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unimplemented, "UNIMPLEMENTED"));
+    for (wire, path) in &ways {
+        let headers = [headers[0], ("grpc-encoding", "snappy")];
+        let answer = wire.call(path, &headers, &pb::ListApiKeysRequest::default()).await;
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unimplemented, "UNIMPLEMENTED"), "{path}");
+    }
     assert_eq!(running.state(), before);
 }
 

@@ -15,7 +15,7 @@ use tonic_health::pb as health;
 
 use crate::{
     service::{Running, Setup, start, start_with},
-    wire::{Answer, CREATE, LIST, REVOKE, Wire, frame},
+    wire::{Answer, CREATE, LIST, REVOKE, VERIFY, Wire, frame},
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -52,11 +52,17 @@ async fn a_message_over_64_kib_is_refused_and_one_of_64_kib_is_read() {
     assert_eq!((answer.code(), answer.violated_fields()), (Code::InvalidArgument, vec!["name".to_owned()]));
     let answer = wire.call_as(&manager, CREATE, &of_size(64 * 1024 + 1)).await;
     assert_eq!((answer.code(), answer.reason().as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
-    // The length alone decides: nothing of it has to arrive.
-    let announced = Bytes::from_static(&[0, 0xFF, 0xFF, 0xFF, 0xFF]);
-    let body = BodyExt::boxed(StreamBody::new(stream::iter([Ok(Frame::data(announced))]).chain(stream::pending())));
-    let answer = wire.try_call(CREATE, &[("x-api-key", &manager)], body).await.unwrap();
+    let presented = pb::VerifyApiKeyRequest { raw_key: "x".repeat(64 * 1024), ..Default::default() };
+    let verification = running.verification.wire().await;
+    let answer = verification.call(VERIFY, &[], &presented).await;
     assert_eq!((answer.code(), answer.reason().as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    // The length alone decides: nothing of it has to arrive.
+    for (wire, path) in [(&wire, CREATE), (&verification, VERIFY)] {
+        let announced = Bytes::from_static(&[0, 0xFF, 0xFF, 0xFF, 0xFF]);
+        let body = BodyExt::boxed(StreamBody::new(stream::iter([Ok(Frame::data(announced))]).chain(stream::pending())));
+        let answer = wire.try_call(path, &[("x-api-key", &manager)], body).await.unwrap();
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"), "{path}");
+    }
     // Neither health nor reflection reads more.
     let question = health::HealthCheckRequest { service: "x".repeat(64 * 1024) };
     let answer = wire.call("/grpc.health.v1.Health/Check", &[], &question).await;

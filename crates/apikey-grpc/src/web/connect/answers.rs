@@ -10,7 +10,7 @@ use http_body::Frame;
 use tonic::{Code, Status, body::Body};
 
 use super::{Codec, errors::connect_error, is_of_the_protocol};
-use crate::web::frames::{self, Part};
+use crate::frames::{self, Part};
 
 /// The trailers of a stream that ended well. The runtime wants them before the stream, when nobody knows them; so they are noted
 /// here, among the request's extensions, and written into its last frame.

@@ -14,7 +14,7 @@ use tonic::Code;
 use super::http::{VERSIONS, full, request, send};
 use crate::{
     service::start,
-    wire::{CREATE, LIST},
+    wire::{CREATE, LIST, VERIFY},
 };
 
 fn gzip(data: &[u8]) -> Vec<u8> {
@@ -79,6 +79,15 @@ async fn grpc_reads_gzip_and_answers_by_it() {
     assert_eq!((answer.headers["grpc-encoding"].to_str().unwrap(), answer.body[0]), ("gzip", 1));
     let listed = pb::ListApiKeysResponse::decode(Bytes::from(gunzip(&answer.body[5..]))).unwrap();
     assert_eq!(listed.api_keys.len(), 1);
+
+    // A verification that is compressed goes another way than one that is not, to the same verdict.
+    let wire = running.verification.wire().await;
+    let presented = pb::VerifyApiKeyRequest { raw_key: manager.clone(), ..Default::default() };
+    let plain: pb::VerifyApiKeyResponse = wire.call(VERIFY, &[], &presented).await.message();
+    let body = full(compressed_frame(&gzip(&presented.encode_to_vec())));
+    let answer = wire.try_call(VERIFY, &headers[1..], body).await.unwrap();
+    assert_eq!((answer.headers["grpc-encoding"].to_str().unwrap(), answer.body[0]), ("gzip", 1));
+    assert_eq!(pb::VerifyApiKeyResponse::decode(Bytes::from(gunzip(&answer.body[5..]))).unwrap(), plain);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! gRPC's framing of messages, as far as the bridge meets it: never compressed, since the bridge asks for none.
+//! gRPC's framing of messages that are not compressed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, stream};
@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use tonic::{Status, body::Body};
 
 /// A flag and a length of 32 bits.
-pub(super) const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 
 /// One message with its frame's header. A message of 4 GiB cannot be framed; no message comes near it.
-pub(super) fn frame(message: &[u8]) -> Bytes {
+pub(crate) fn frame(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(HEADER + message.len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
@@ -19,13 +19,13 @@ pub(super) fn frame(message: &[u8]) -> Bytes {
 }
 
 /// What an answer's body consists of.
-pub(super) enum Part {
+pub(crate) enum Part {
     Message(Bytes),
     Trailers(HeaderMap),
 }
 
 /// The parts of an answer's body, in order. After an error nothing comes.
-pub(super) fn parts(body: Body) -> impl Stream<Item = Result<Part, Status>> + Send + 'static {
+pub(crate) fn parts(body: Body) -> impl Stream<Item = Result<Part, Status>> + Send + 'static {
     stream::unfold(Some((body, BytesMut::new())), |state| async move {
         let (mut body, mut received) = state?;
         loop {

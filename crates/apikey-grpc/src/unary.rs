@@ -1,0 +1,213 @@
+//! A call of one message each way, read and answered at once. A library's way is made for streams, and costs more than a verification.
+//!
+//! Only messages as they are: whoever compresses is served by tonic, and so is every method but the hot one. What is refused is refused
+//! in tonic's words, so that the one table of errors reads both alike.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::future;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::{Body as HttpBody, Frame};
+use prost::Message;
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
+
+use crate::frames::HEADER;
+
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const OK: HeaderValue = HeaderValue::from_static("0");
+
+/// Whether the request says nothing of compression.
+pub(crate) fn is_plain<B>(request: &Request<B>) -> bool {
+    !request.headers().contains_key(GRPC_ENCODING)
+}
+
+/// Reads the one message of a body, which may have `most` bytes.
+///
+/// # Errors
+/// What tonic says of a body that it cannot read; `UNIMPLEMENTED` where there is not one message but none or more.
+pub(crate) async fn read<M, B>(body: B, most: usize) -> Result<M, Status>
+where
+    M: Message + Default,
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let mut message = next(body.as_mut()).await?.unwrap_or_default();
+    // Mostly it has come in one piece, and need not be copied.
+    if !body.is_end_stream() {
+        let mut received = BytesMut::from(message);
+        loop {
+            missing(&received, most)?;
+            let Some(data) = next(body.as_mut()).await? else { break };
+            received.extend_from_slice(&data);
+        }
+        message = received.freeze();
+    }
+    if message.is_empty() {
+        return Err(Status::unimplemented("the method takes one message, and there is none"));
+    }
+    if missing(&message, most)? > 0 {
+        return Err(Status::internal("the message ends early"));
+    }
+    message.advance(HEADER);
+    M::decode(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// The next piece of a body.
+async fn next<B>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Status>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        None => Ok(None),
+        // Trailers of a request mean nothing.
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Err(error)) => Err(Status::from_error(error.into())),
+    }
+}
+
+/// How many bytes of the message and its head are still to come.
+fn missing(received: &[u8], most: usize) -> Result<usize, Status> {
+    let Some((&[flag, a, b, c, d], message)) = received.split_first_chunk::<HEADER>() else {
+        return Ok(HEADER - received.len());
+    };
+    if flag != 0 {
+        return Err(Status::internal("the message's flag is not 0, and no encoding was announced"));
+    }
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > most {
+        let text = format!("the message is too large: {length} bytes, and the limit is {most} bytes");
+        return Err(Status::out_of_range(text));
+    }
+    let Some(missing) = length.checked_sub(message.len()) else {
+        return Err(Status::unimplemented("the method takes one message, and there are more"));
+    };
+    Ok(missing)
+}
+
+/// The answer of a call that succeeded.
+pub(crate) fn answer(message: &impl Message) -> Response<Body> {
+    let length = message.encoded_len();
+    let mut framed = BytesMut::with_capacity(HEADER + length);
+    framed.put_u8(0);
+    // No answer comes near 4 GiB.
+    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut framed);
+    let mut response = Response::new(Body::new(Answer { message: Some(framed.freeze()), has_ended: false }));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+/// One message, and the trailers that say so.
+struct Answer {
+    message: Option<Bytes>,
+    has_ended: bool,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(message) = self.message.take() {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
+        }
+        if std::mem::replace(&mut self.has_ended, true) {
+            return Poll::Ready(None);
+        }
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert(GRPC_STATUS, OK);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apikey_proto::pidgr::v1::VerifyApiKeyRequest;
+    use futures_util::StreamExt as _;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use tonic::Code;
+
+    use super::*;
+    use crate::frames::frame;
+
+    const MOST: usize = 60;
+
+    fn request(length: usize) -> Vec<u8> {
+        let raw_key = "k".repeat(length);
+        frame(&VerifyApiKeyRequest { raw_key, ..Default::default() }.encode_to_vec()).to_vec()
+    }
+
+    /// The length of the key in the one message of such a body, that comes in pieces of so many bytes.
+    async fn read_in_pieces(bytes: &[u8], size: usize) -> Result<usize, Code> {
+        let pieces = bytes.chunks(size).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))));
+        let trailers = Ok(Frame::trailers(HeaderMap::new()));
+        let body = StreamBody::new(futures_util::stream::iter(pieces.chain([trailers]).collect::<Vec<_>>()));
+        read::<VerifyApiKeyRequest, _>(body, MOST).await.map(|read| read.raw_key.len()).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn one_message_is_read_however_it_is_cut_and_any_other_number_is_refused() {
+        let one = request(40);
+        for size in 1..=one.len() {
+            assert_eq!(read_in_pieces(&one, size).await, Ok(40));
+            assert_eq!(read_in_pieces(&[one.clone(), one.clone()].concat(), size).await, Err(Code::Unimplemented));
+            assert_eq!(read_in_pieces(&[one.clone(), vec![0]].concat(), size).await, Err(Code::Unimplemented));
+        }
+        assert_eq!(read_in_pieces(&[], 1).await, Err(Code::Unimplemented));
+        assert_eq!(read_in_pieces(&frame(b""), 5).await, Ok(0), "a message of nothing but defaults");
+    }
+
+    #[tokio::test]
+    async fn whatever_is_no_message_is_refused_as_tonic_refuses_it() {
+        let one = request(40);
+        for length in 1..one.len() {
+            assert_eq!(read_in_pieces(&one[..length], length).await, Err(Code::Internal), "cut at {length}");
+        }
+        for flag in [1, 2, 255] {
+            let mut flagged = one.clone();
+            flagged[0] = flag;
+            assert_eq!(read_in_pieces(&flagged, 9).await, Err(Code::Internal));
+        }
+        assert_eq!(read_in_pieces(&frame(&[0xFF; 3]), 8).await, Err(Code::Internal), "no protobuf");
+        assert_eq!(read_in_pieces(&request(MOST - 2), 7).await, Ok(MOST - 2));
+        assert_eq!(read_in_pieces(&request(MOST - 1), 7).await, Err(Code::OutOfRange));
+    }
+
+    #[tokio::test]
+    async fn a_message_is_too_large_once_it_says_so_and_not_once_it_has_come() {
+        let announced = Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 61])));
+        let never = futures_util::stream::pending();
+        let body = StreamBody::new(futures_util::stream::iter([announced]).chain(never));
+        let status = read::<VerifyApiKeyRequest, _>(body, MOST).await.err().unwrap();
+        assert_eq!(status.code(), Code::OutOfRange);
+    }
+
+    #[tokio::test]
+    async fn a_body_of_one_piece_needs_no_second_look() {
+        let body = Full::new(Bytes::from(request(40)));
+        assert_eq!(read::<VerifyApiKeyRequest, _>(body, MOST).await.unwrap().raw_key.len(), 40);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_its_message_and_the_status() {
+        let message = VerifyApiKeyRequest { raw_key: "k".to_owned(), ..Default::default() };
+        let (head, body) = answer(&message).into_parts();
+        assert_eq!(head.headers, HeaderMap::from_iter([(CONTENT_TYPE, GRPC_CONTENT_TYPE)]));
+        assert!(!body.is_end_stream());
+        let collected = body.collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&HeaderMap::from_iter([(GRPC_STATUS, OK)])));
+        assert_eq!(collected.to_bytes(), frame(&message.encode_to_vec()));
+    }
+}
