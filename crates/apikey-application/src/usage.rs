@@ -1,7 +1,7 @@
 //! `last_used_at`: uses are noted in memory and flushed in batches, so that a verification writes nothing.
 
 use std::{
-    cmp::Reverse,
+    hint::black_box,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -39,40 +39,55 @@ impl UsageLog {
     /// Notes that a key verified successfully at that instant.
     pub fn note(&self, key: &Arc<CachedKey>, at: Timestamp) {
         if key.note_use(at) {
-            let [.., last] = key.id().as_uuid().into_bytes();
-            #[expect(clippy::indexing_slicing, reason = "the remainder of a division by the length is an index")]
-            lock(&self.shards[usize::from(last) % SHARDS]).push(Arc::clone(key));
+            self.list(Arc::clone(key));
         }
     }
 
-    /// Records all noted uses, in batches, each ordered by key so that two replicas never wait for each other in a circle.
-    /// Returns how many keys were recorded.
+    /// Records all noted uses, in batches. Returns how many were recorded: for each key one, or two where it was forgotten and read
+    /// again meanwhile.
     ///
     /// # Errors
-    /// [`StoreError`] of the first batch that failed; its uses, and those of the batches after it, are noted again.
+    /// [`StoreError`] of the first batch that failed; its uses, and those of the batches after it, stay noted.
     ///
     /// # Cancel safety
     /// A flush that is dropped loses the uses that it had taken; let it end.
     pub async fn flush(&self, store: &impl KeyStore) -> Result<usize, StoreError> {
-        let listed = self.shards.iter().flat_map(|shard| mem::take(&mut *lock(shard)));
-        let mut taken: Vec<(Use, Arc<CachedKey>)> =
-            listed.filter_map(|key| key.take_use().map(|at| (Use { key_id: key.id(), at }, key))).collect();
-        // A key that was forgotten and read again was noted twice: its latest use comes first, and stays.
-        taken.sort_unstable_by_key(|(noted, _)| (noted.key_id, Reverse(noted.at)));
-        taken.dedup_by_key(|(noted, _)| noted.key_id);
-        let (uses, keys): (Vec<Use>, Vec<Arc<CachedKey>>) = taken.into_iter().unzip();
+        let mut listed: Vec<Arc<CachedKey>> =
+            self.shards.iter().flat_map(|shard| mem::take(&mut *lock(shard))).collect();
         let mut recorded = 0;
-        for batch in uses.chunks(BATCH) {
-            if let Err(error) = store.record_uses(batch).await {
-                for (noted, key) in uses.iter().zip(&keys).skip(recorded) {
+        while !listed.is_empty() {
+            // A batch is taken and given up while it is in the processor's cache: with all keys at once, each would have to come from
+            // memory for each step.
+            let batch = listed.split_off(listed.len().saturating_sub(BATCH));
+            let uses = take(&batch);
+            if let Err(error) = store.record_uses(&uses).await {
+                for (key, noted) in batch.iter().zip(uses) {
                     self.note(key, noted.at);
+                }
+                for key in listed {
+                    self.list(key);
                 }
                 return Err(error);
             }
-            recorded += batch.len();
+            recorded += uses.len();
         }
         Ok(recorded)
     }
+
+    fn list(&self, key: Arc<CachedKey>) {
+        let [.., last] = key.id().as_uuid().into_bytes();
+        #[expect(clippy::indexing_slicing, reason = "the remainder of a division by the length is an index")]
+        lock(&self.shards[usize::from(last) % SHARDS]).push(key);
+    }
+}
+
+/// Takes the latest use of each of these keys, which are all listed and so have one.
+///
+/// They are looked at before: a processor reads many places at once, and changes one after the other.
+fn take(keys: &[Arc<CachedKey>]) -> Vec<Use> {
+    black_box(keys.iter().map(|key| key.has_use()).fold(true, |all, one| all & one));
+    let take = |key: &Arc<CachedKey>| key.take_use().map(|at| Use { key_id: key.id(), at });
+    keys.iter().filter_map(take).collect()
 }
 
 /// A panic elsewhere cannot leave a list half changed: each critical section is one operation.

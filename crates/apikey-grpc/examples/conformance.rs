@@ -18,6 +18,7 @@ use apikey_grpc::{
     surrounded,
     web::{Web, WebOptions},
 };
+use hyper_util::service::TowerToHyperService;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -85,7 +86,7 @@ async fn main() -> Result<()> {
 
     write(&pb::ServerCompatResponse { host: address.ip().to_string(), port: address.port().into(), pem_cert })?;
     // The suite ends the process.
-    let service = adapters::Plain::new(web);
+    let service = TowerToHyperService::new(adapters::Plain::new(web));
     serve_with(listener, tls, |_| service.clone(), ConnectionLimits::default(), std::future::pending()).await;
     Ok(())
 }

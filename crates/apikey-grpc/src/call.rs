@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
@@ -57,49 +57,55 @@ impl Default for CallLimits {
     }
 }
 
-/// The inner routes with everything that surrounds a call.
-pub(crate) struct Calls<S>(Arc<Shared<S>>);
+/// Carries out calls, whatever they are.
+pub(crate) trait Handler<B>: Send + Sync + 'static {
+    /// Begins with the request at once: what waits for the answer, and is moved and stored for that, does not hold it.
+    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static;
+}
 
-struct Shared<S> {
-    routes: S,
+impl<S, B> Handler<B> for S
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        // tonic's services are always ready: they keep nobody waiting before they take a request.
+        let answer = self.clone().call(request);
+        async move { answer.await.unwrap_or_else(|never| match never {}) }
+    }
+}
+
+/// A handler with everything that surrounds a call.
+pub(crate) struct Calls<H>(Arc<Shared<H>>);
+
+struct Shared<H> {
+    handler: H,
     request_ids: RequestIds,
     methods: Methods,
     admission: Admission,
 }
 
-impl<S> Calls<S> {
-    pub(crate) fn new(routes: S, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
+impl<H> Calls<H> {
+    pub(crate) fn new(handler: H, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
         let admission = Admission { most: concurrent_calls, at_work: AtomicUsize::new(0) };
-        Self(Arc::new(Shared { routes, request_ids, methods, admission }))
-    }
-}
-
-impl<S> Clone for Calls<S> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<S, B> Service<Request<B>> for Calls<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-    B: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+        Self(Arc::new(Shared { handler, request_ids, methods, admission }))
     }
 
-    /// The routes take the request in here: what waits for their answer, and is moved and stored for that, is small.
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    /// Carries out one call.
+    pub(crate) fn call<B>(&self, request: Request<B>) -> Answer
+    where
+        H: Handler<B>,
+        B: 'static,
+    {
         let shared = Arc::clone(&self.0);
         let request_id = shared.request_ids.identify(request.headers());
         let method = shared.methods.place(request.uri().path());
-        let begun = shared.begin(request, method);
+        let begun = shared.deadline_of(&request, method).and_then(|deadline| {
+            match catch_unwind(AssertUnwindSafe(|| self.0.handler.handle(request))) {
+                Ok(answer) => Ok(Begun { answer, deadline }),
+                Err(panic) => Err(Refused::Failed(panicked(panic))),
+            }
+        });
         Box::pin(async move {
             let method = shared.methods.at(method);
             let call = Call { request_id: request_id.clone(), method: Arc::clone(&method.name) };
@@ -108,47 +114,76 @@ where
     }
 }
 
-/// A call that has been looked at from outside.
-enum Begun<F> {
-    /// It is no call of gRPC's.
-    Refused(Response<Body>),
-    /// Its head is wrong.
-    Failed(Failure),
-    /// It is up to the routes, for so long.
-    Taken { answer: F, deadline: Duration },
+impl<H> Clone for Calls<H> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
-impl<S> Shared<S> {
-    fn begin<B>(&self, request: Request<B>, method: Place) -> Begun<S::Future>
-    where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
-    {
-        if let Some(refusal) = refuse_other_protocols(&request) {
-            return Begun::Refused(refusal);
-        }
-        let deadline = match deadline::of(request.headers(), self.methods.at(method).deadline) {
-            Ok(deadline) => deadline,
-            Err(failure) => return Begun::Failed(failure),
-        };
-        // Routes are always ready: they keep nobody waiting before they take a request.
-        let mut routes = self.routes.clone();
-        match catch_unwind(AssertUnwindSafe(move || routes.call(request))) {
-            Ok(answer) => Begun::Taken { answer, deadline },
-            Err(panic) => Begun::Failed(panicked(panic)),
-        }
+/// The answer of a call that is being carried out.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<H: Handler<B>, B: 'static> Service<Request<B>> for Calls<H> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn answer<F>(&self, begun: Begun<F>, request_id: &RequestId, method: &Method) -> Response<Body>
+    fn call(&mut self, request: Request<B>) -> Answer {
+        Self::call(self, request)
+    }
+}
+
+/// A call that its handler has begun with.
+struct Begun<F> {
+    answer: F,
+    deadline: Duration,
+}
+
+/// A request that is answered by what surrounds the handler.
+enum Refused {
+    /// It is no call of gRPC's: the status of HTTP, and a header that says what would be right.
+    NoCall(StatusCode, HeaderName, &'static str),
+    /// It is a call that fails.
+    Failed(Failure),
+}
+
+impl Refused {
+    fn into_http(self, request_id: &RequestId) -> Response<Body> {
+        match self {
+            Self::NoCall(status, name, value) => refuse_in_http(status, name, value),
+            Self::Failed(failure) => failure.into_status(request_id).into_http(),
+        }
+    }
+}
+
+impl<H> Shared<H> {
+    /// How long a call of that method may take, if it is one.
+    fn deadline_of<B>(&self, request: &Request<B>, method: Place) -> Result<Duration, Refused> {
+        refuse_other_protocols(request)?;
+        deadline::of(request.headers(), self.methods.at(method).deadline).map_err(Refused::Failed)
+    }
+
+    async fn answer<F>(
+        &self,
+        begun: Result<Begun<F>, Refused>,
+        request_id: &RequestId,
+        method: &Method,
+    ) -> Response<Body>
     where
-        F: Future<Output = Result<Response<Body>, Infallible>>,
+        F: Future<Output = Response<Body>>,
     {
         let measured = Measured::start(&self.methods, method);
         let carried_out = match begun {
-            Begun::Refused(refusal) => Ok(refusal),
-            Begun::Failed(failure) => Err(failure),
-            Begun::Taken { answer, deadline } => self.carry_out(answer, measured.started + deadline, method).await,
+            Ok(Begun { answer, deadline }) => {
+                self.carry_out(answer, measured.started + deadline, method).await.map_err(Refused::Failed)
+            }
+            Err(refused) => Err(refused),
         };
-        let mut response = carried_out.unwrap_or_else(|failure| failure.into_status(request_id).into_http());
+        let mut response = carried_out.unwrap_or_else(|refused| refused.into_http(request_id));
         let code = match response.status() {
             StatusCode::OK => complete(response.headers_mut(), request_id),
             _ => Some(Code::Unknown),
@@ -172,12 +207,12 @@ impl<S> Shared<S> {
 
     async fn carry_out<F>(&self, answer: F, deadline: Instant, method: &Method) -> Result<Response<Body>, Failure>
     where
-        F: Future<Output = Result<Response<Body>, Infallible>>,
+        F: Future<Output = Response<Body>>,
     {
         let _admitted =
             if method.admission { Some(self.admission.admit().ok_or_else(Failure::overloaded)?) } else { None };
         match tokio::time::timeout_at(deadline, AssertUnwindSafe(answer).catch_unwind()).await {
-            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(panic)) => Err(panicked(panic)),
             Err(_) => Err(Failure::deadline_exceeded()),
         }
@@ -207,21 +242,23 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// What is not gRPC is refused in HTTP's own terms, as gRPC over HTTP/2 says of the content type.
-fn refuse_other_protocols<B>(request: &Request<B>) -> Option<Response<Body>> {
-    let refuse = |status, name, value| {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = status;
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-        Some(response)
-    };
+/// What is no call at all is refused in HTTP's own terms.
+pub(crate) fn refuse_in_http(status: StatusCode, name: HeaderName, value: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+/// What is not gRPC is refused, as gRPC over HTTP/2 says of the content type.
+fn refuse_other_protocols<B>(request: &Request<B>) -> Result<(), Refused> {
     if request.method() != HttpMethod::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST");
+        return Err(Refused::NoCall(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST"));
     }
     if !is_grpc(request.headers()) {
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, header::ACCEPT, "application/grpc");
+        return Err(Refused::NoCall(StatusCode::UNSUPPORTED_MEDIA_TYPE, header::ACCEPT, "application/grpc"));
     }
-    None
+    Ok(())
 }
 
 /// `application/grpc`, with or without `+proto` and parameters.

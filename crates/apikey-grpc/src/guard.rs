@@ -5,7 +5,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -20,7 +19,7 @@ use tonic::{body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::request_id,
+    call::{Answer, request_id},
     credential::{self, X_API_KEY},
     listener::PeerAddress,
     status::Failure,
@@ -30,15 +29,7 @@ use crate::{
 pub(crate) trait Guard: Send + Sync + 'static {
     /// Admits the request, and adds to its extensions what its handler has to know.
     fn admit(&self, head: &mut Parts) -> impl Future<Output = Result<(), Failure>> + Send;
-
-    /// Whether it admits every request as it is, so that none has to be looked at.
-    fn is_open(&self) -> bool {
-        false
-    }
 }
-
-/// How a guarded service answers.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// A service behind a guard.
 pub(crate) struct Guarded<S, G> {
@@ -62,11 +53,10 @@ impl<S: NamedService, G> NamedService for Guarded<S, G> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, G, B> Service<Request<B>> for Guarded<S, G>
+impl<S, G> Service<Request<Body>> for Guarded<S, G>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
     G: Guard,
-    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -76,11 +66,7 @@ where
         self.service.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if self.guard.is_open() {
-            forget_credentials(request.headers_mut());
-            return self.service.call(request);
-        }
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Self { service, guard } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
@@ -95,7 +81,7 @@ where
 }
 
 /// No credential goes further than this.
-fn forget_credentials(headers: &mut HeaderMap) {
+pub(crate) fn forget_credentials(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     headers.remove(X_API_KEY);
 }
@@ -138,27 +124,18 @@ impl AccessToken {
         if legal { Ok(Self(blake3::hash(token.as_bytes()))) } else { Err(AccessTokenError) }
     }
 
-    /// Digests are compared, in constant time, so that nothing can be learnt of the token byte by byte.
-    fn is(&self, presented: &str) -> bool {
-        self.0 == blake3::hash(presented.as_bytes())
-    }
-}
-
-/// Admits whoever presents the listener's own token; everybody, where none is configured.
-pub(crate) struct TokenGuard(pub(crate) Option<AccessToken>);
-
-impl Guard for TokenGuard {
-    async fn admit(&self, head: &mut Parts) -> Result<(), Failure> {
-        let Some(token) = &self.0 else { return Ok(()) };
-        match credential::find(&head.headers).map_err(Failure::unauthenticated)? {
-            Credential::Bearer(presented) if token.is(presented) => Ok(()),
+    /// Admits whoever presents this token and nothing else.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        match credential::find(headers).map_err(Failure::unauthenticated)? {
+            Credential::Bearer(presented) if self.is(presented) => Ok(()),
             Credential::Bearer(_) | Credential::ApiKey(_) => {
                 Err(Failure::unauthenticated("the credential is not the listener's token"))
             }
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.0.is_none()
+    /// Digests are compared, in constant time, so that nothing can be learnt of the token byte by byte.
+    fn is(&self, presented: &str) -> bool {
+        self.0 == blake3::hash(presented.as_bytes())
     }
 }

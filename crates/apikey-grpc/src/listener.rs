@@ -6,7 +6,7 @@ use std::{convert::Infallible, fmt, future::Future, net::SocketAddr, sync::Arc, 
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, service::Service};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -18,7 +18,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
-use tower::Service;
 
 use activity::{Activity, Tracked};
 

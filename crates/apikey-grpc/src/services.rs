@@ -1,12 +1,6 @@
 //! What each listener serves: its service, health and reflection, with everything that surrounds a call.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use apikey_application::{
     VerifyApiKey,
@@ -20,17 +14,18 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tonic::{body::Body, server::NamedService, service::Routes};
+use hyper::service::Service as HyperService;
+use tonic::{body::Body, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
 use tonic_reflection::pb::v1 as reflection;
-use tower::{Service, util::MapRequest};
+use tower::Service;
 
 use crate::{
     AccessToken, CallLimits, Management, RequestIds,
-    call::{Calls, MAX_MESSAGE_SIZE},
+    call::{Answer, Calls, Handler, MAX_MESSAGE_SIZE},
     listener::PeerAddress,
     methods::Methods,
-    verification::{self, GuardedVerification},
+    verification::Verification,
     web::{AllowedOrigins, Web, WebOptions},
 };
 
@@ -111,20 +106,17 @@ impl PublicService {
     pub fn for_peer<B>(
         &self,
         peer: PeerAddress,
-    ) -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + use<B>
+    ) -> impl HyperService<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + use<B>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        MapRequest::new(self.clone(), move |mut request: Request<B>| {
-            request.extensions_mut().insert(peer);
-            request
-        })
+        ForPeer { web: self.0.clone(), peer }
     }
 }
 
 /// What the verification listener serves: `ApiKeyVerificationService`, health and reflection.
-pub struct VerificationService<S, C>(Calls<Direct<GuardedVerification<S, C>>>);
+pub struct VerificationService<S, C>(Calls<Direct<S, C>>);
 
 impl<S, C> Clone for VerificationService<S, C> {
     fn clone(&self) -> Self {
@@ -144,9 +136,9 @@ impl<S: KeyStore, C: Clock> VerificationService<S, C> {
         request_ids: RequestIds,
         limits: CallLimits,
     ) -> Result<(Self, Serving), InvalidDescriptors> {
-        let service = verification::service(verify, token);
+        let verification = Verification::new(verify, token);
+        let wrap = |routes: Routes| Direct { verification, routes: routes.prepare() };
         let name = api_key_verification_service_server::SERVICE_NAME;
-        let wrap = |routes: Routes| Direct { service, routes: routes.prepare() };
         let (calls, serving) = surround(wrap, name, request_ids, limits).await?;
         Ok((Self(calls), serving))
     }
@@ -154,37 +146,21 @@ impl<S: KeyStore, C: Clock> VerificationService<S, C> {
 
 /// The one service that is called very often, and the routes to the others. Its calls go to it at once: routes put each request and
 /// answer into boxes more than once.
-struct Direct<S> {
-    service: S,
+struct Direct<S, C> {
+    verification: Verification<S, C>,
     routes: Routes,
 }
 
-impl<S: Clone> Clone for Direct<S> {
-    fn clone(&self) -> Self {
-        Self { service: self.service.clone(), routes: self.routes.clone() }
-    }
-}
-
-impl<S, B> Service<Request<B>> for Direct<S>
+impl<S: KeyStore, C: Clock, B> Handler<B> for Direct<S, C>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + NamedService,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<S::Future, <Routes as Service<Request<B>>>::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.service.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(S::NAME));
-        if method.is_some_and(|method| method.starts_with('/')) {
-            return Either::Left(self.service.call(request));
+    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        match Verification::<S, C>::method(request.uri().path()) {
+            Some(_) => Either::Left(self.verification.handle(request)),
+            None => Either::Right(self.routes.handle(request)),
         }
-        Either::Right(self.routes.call(request))
     }
 }
 
@@ -239,27 +215,38 @@ where
     Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
 }
 
-macro_rules! serve_calls {
-    ($service:ty $(, $parameter:ident: $bound:ident)*) => {
-        impl<B $(, $parameter: $bound)*> Service<Request<B>> for $service
-        where
-            B: HttpBody<Data = Bytes> + Send + 'static,
-            B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        {
-            type Response = Response<Body>;
-            type Error = Infallible;
-            type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+impl<S: KeyStore, C: Clock, B> HyperService<Request<B>> for VerificationService<S, C>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
 
-            fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-                Service::<Request<B>>::poll_ready(&mut self.0, context)
-            }
-
-            fn call(&mut self, request: Request<B>) -> Self::Future {
-                self.0.call(request)
-            }
-        }
-    };
+    fn call(&self, request: Request<B>) -> Answer {
+        self.0.call(request)
+    }
 }
 
-serve_calls!(PublicService);
-serve_calls!(VerificationService<S, C>, S: KeyStore, C: Clock);
+/// The public service for one peer.
+#[derive(Clone)]
+struct ForPeer {
+    web: Web<Calls<Routes>>,
+    peer: PeerAddress,
+}
+
+impl<B> HyperService<Request<B>> for ForPeer
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, mut request: Request<B>) -> Answer {
+        request.extensions_mut().insert(self.peer);
+        self.web.clone().call(request)
+    }
+}

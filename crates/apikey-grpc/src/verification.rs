@@ -1,10 +1,6 @@
 //! `ApiKeyVerificationService`: message in, verdict out. An outage is an error and never a verdict.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use apikey_application::{
     VerifyApiKey,
@@ -12,85 +8,86 @@ use apikey_application::{
 };
 use apikey_proto::pidgr::v1::{
     self as pb,
-    api_key_verification_service_server::{ApiKeyVerificationService, ApiKeyVerificationServiceServer},
+    api_key_verification_service_server::{ApiKeyVerificationService, ApiKeyVerificationServiceServer, SERVICE_NAME},
 };
 use bytes::Bytes;
+use futures_util::future::Either;
+use http::Response;
 use http_body::Body as HttpBody;
-use tonic::{Status, body::Body, codec::CompressionEncoding, server::NamedService};
-use tower::Service;
+use tonic::{Request, Status, body::Body, codec::CompressionEncoding};
 
 use crate::{
     AccessToken,
-    call::{MAX_MESSAGE_SIZE, request_id},
+    call::{Handler, MAX_MESSAGE_SIZE, request_id},
     convert,
-    guard::{Answer, Guarded, TokenGuard},
+    guard::forget_credentials,
     status::Failure,
     unary,
 };
 
-const VERIFY: &str = "/pidgr.v1.ApiKeyVerificationService/VerifyApiKey";
+const METHOD: &str = "VerifyApiKey";
 
-pub(crate) type GuardedVerification<S, C> = Guarded<Verification<S, C>, TokenGuard>;
-
-pub(crate) fn service<S: KeyStore, C: Clock>(
-    verify: Arc<VerifyApiKey<S, C>>,
-    token: Option<AccessToken>,
-) -> GuardedVerification<S, C> {
-    let verifier = Arc::new(Verifier(verify));
-    let server = ApiKeyVerificationServiceServer::from_arc(Arc::clone(&verifier))
-        .max_decoding_message_size(MAX_MESSAGE_SIZE)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Gzip);
-    Guarded::new(Verification { verifier, server }, TokenGuard(token))
-}
-
-/// The service. Plain calls are answered at once, everything else is tonic's.
+/// The service, behind its token. Plain calls are answered at once, everything else is tonic's.
 pub(crate) struct Verification<S, C> {
     verifier: Arc<Verifier<S, C>>,
     server: ApiKeyVerificationServiceServer<Verifier<S, C>>,
+    token: Option<AccessToken>,
 }
 
-impl<S, C> Clone for Verification<S, C> {
-    fn clone(&self) -> Self {
-        Self { verifier: Arc::clone(&self.verifier), server: self.server.clone() }
+impl<S: KeyStore, C: Clock> Verification<S, C> {
+    pub(crate) fn new(verify: Arc<VerifyApiKey<S, C>>, token: Option<AccessToken>) -> Self {
+        let verifier = Arc::new(Verifier(verify));
+        let server = ApiKeyVerificationServiceServer::from_arc(Arc::clone(&verifier))
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip);
+        Self { verifier, server, token }
     }
 }
 
-impl<S, C> NamedService for Verification<S, C> {
-    const NAME: &'static str = <ApiKeyVerificationServiceServer<Verifier<S, C>> as NamedService>::NAME;
+impl<S, C> Verification<S, C> {
+    /// The method of this service that a path names; every path that begins with the service's name is its own.
+    pub(crate) fn method(path: &str) -> Option<&str> {
+        path.strip_prefix('/')?.strip_prefix(SERVICE_NAME)?.strip_prefix('/')
+    }
 }
 
-impl<S: KeyStore, C: Clock, B> Service<http::Request<B>> for Verification<S, C>
+impl<S: KeyStore, C: Clock, B> Handler<B> for Verification<S, C>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Answer {
-        if request.uri().path() != VERIFY || !unary::is_plain(&request) {
-            return self.server.call(request.map(Body::new));
+    fn handle(&self, mut request: http::Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let admitted = self.token.as_ref().map_or(Ok(()), |token| token.admit(request.headers()));
+        let begun = admitted.map(|()| {
+            if Self::method(request.uri().path()) == Some(METHOD) && unary::is_plain(&request) {
+                return Either::Left((Arc::clone(&self.verifier), request.into_body()));
+            }
+            forget_credentials(request.headers_mut());
+            Either::Right(self.server.handle(request.map(Body::new)))
+        });
+        async move {
+            match begun {
+                Ok(Either::Left((verifier, body))) => verifier.answer(body).await,
+                Ok(Either::Right(answer)) => answer.await,
+                Err(failure) => failure.into_status(&request_id()).into_http(),
+            }
         }
-        let (verifier, body) = (Arc::clone(&self.verifier), request.into_body());
-        Box::pin(async move {
-            let verified = async { verifier.verify(unary::read(body, MAX_MESSAGE_SIZE).await?).await };
-            Ok(match verified.await {
-                Ok(response) => unary::answer(&response),
-                Err(status) => status.into_http(),
-            })
-        })
     }
 }
 
 pub(crate) struct Verifier<S, C>(Arc<VerifyApiKey<S, C>>);
 
 impl<S: KeyStore, C: Clock> Verifier<S, C> {
+    async fn answer<B>(&self, body: B) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let verified = async { self.verify(unary::read(body, MAX_MESSAGE_SIZE).await?).await };
+        verified.await.map_or_else(Status::into_http, |response| unary::answer(&response))
+    }
+
     async fn verify(&self, message: pb::VerifyApiKeyRequest) -> Result<pb::VerifyApiKeyResponse, Status> {
         let verified = async {
             let mut request = convert::verify_request(message).map_err(Failure::invalid_fields)?;
@@ -107,7 +104,7 @@ impl<S: KeyStore, C: Clock> Verifier<S, C> {
 impl<S: KeyStore, C: Clock> ApiKeyVerificationService for Verifier<S, C> {
     async fn verify_api_key(
         &self,
-        request: tonic::Request<pb::VerifyApiKeyRequest>,
+        request: Request<pb::VerifyApiKeyRequest>,
     ) -> Result<tonic::Response<pb::VerifyApiKeyResponse>, Status> {
         self.verify(request.into_inner()).await.map(tonic::Response::new)
     }

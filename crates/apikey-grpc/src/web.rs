@@ -30,6 +30,7 @@ use single::Single;
 pub use cors::{AllowedOrigin, AllowedOrigins, OriginError};
 
 use crate::{
+    call::refuse_in_http,
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::Failure,
 };
@@ -252,14 +253,6 @@ fn refuse(failure: Failure, protocol: Protocol, headers: &HeaderMap, request_id:
             response
         }
     }
-}
-
-/// What is no call at all is refused in HTTP's own terms.
-fn refuse_in_http(status: StatusCode, name: HeaderName, value: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    response
 }
 
 impl<S, B> Service<Request<B>> for Web<S>

@@ -22,9 +22,9 @@ use apikey_grpc::{
     listener::{self, ConnectionLimits},
 };
 use apikey_identity::JwtAuthenticator;
+use hyper::service::service_fn;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle, time::timeout};
-use tower::service_fn;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 

@@ -161,6 +161,11 @@ impl CachedKey {
             && self.unrecorded_use.fetch_max(at, Ordering::Relaxed) == NEVER
     }
 
+    /// Whether there is a use that has not been recorded.
+    pub(crate) fn has_use(&self) -> bool {
+        self.unrecorded_use.load(Ordering::Relaxed) != NEVER
+    }
+
     /// Takes the latest use that has not been recorded.
     pub(crate) fn take_use(&self) -> Option<Timestamp> {
         from_micros(self.unrecorded_use.swap(NEVER, Ordering::Relaxed))

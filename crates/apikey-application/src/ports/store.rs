@@ -170,7 +170,8 @@ pub trait KeyStore: Send + Sync + 'static {
     /// [`CommitError`]; nothing was changed, except where [`StoreError::OutcomeUnknown`] says that it may have been.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<Seq, CommitError>> + Send;
 
-    /// Records uses. `last_used_at` MUST never move back; uses of keys that do not exist are passed over.
+    /// Records uses, in any order. `last_used_at` MUST never move back, also where a key is there twice; uses of keys that do not
+    /// exist are passed over.
     ///
     /// # Errors
     /// [`StoreError`]; any part of the batch may then have been recorded, and recording it again is harmless.

@@ -14,10 +14,9 @@ use std::{
 
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt, util::Oneshot};
 
 /// How many requests a connection has had, and how many are in flight. A request costs three additions; nobody is woken, and
 /// nobody looks at a clock.
@@ -82,18 +81,17 @@ impl<S> Tracked<S> {
     }
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Tracked<S>
+impl<S, B> Service<Request<Incoming>> for Tracked<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
 {
     type Response = Response<TrackedBody<B>>;
     type Error = Infallible;
-    type Future = TrackedAnswer<Oneshot<S, Request<Incoming>>>;
+    type Future = TrackedAnswer<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let in_flight = Some(self.activity.enter());
-        TrackedAnswer { answer: self.service.clone().oneshot(request), in_flight }
+        TrackedAnswer { answer: self.service.call(request), in_flight }
     }
 }
 

@@ -150,7 +150,7 @@ async fn listen<S>(
     limits: ConnectionLimits,
 ) -> Listener
 where
-    S: tower::Service<
+    S: hyper::service::Service<
             http::Request<hyper::body::Incoming>,
             Response = http::Response<tonic::body::Body>,
             Error = std::convert::Infallible,

@@ -6,14 +6,13 @@ use apikey_grpc::listener::{ConnectionLimits, Drained, serve_on};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::oneshot,
 };
-use tower::service_fn;
 
 /// Answers with the name of the thread that it runs on.
 async fn name_of_thread(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
