@@ -16,7 +16,11 @@ use tonic::Status;
 use tower::util::{ServiceFn, service_fn};
 
 use super::*;
-use crate::frames::{Part, frame, parts};
+use crate::{
+    call::MAX_MESSAGE_SIZE,
+    frames::{Part, frame, parts},
+    unary,
+};
 use json::{from_proto, to_proto};
 use reading::{check_create_request, is_well_formed, messages};
 
@@ -203,7 +207,22 @@ fn judge_frames(bytes: &[u8]) {
             found.filter_map(|part| if let Part::Message(message) = part { Some(message.to_vec()) } else { None });
         assert_eq!(found.collect::<Vec<_>>(), expected, "{bytes:?} by {size}");
         assert!(!(failed && whole), "{bytes:?} by {size}");
+        judge_unary(bytes, size);
     }
+}
+
+/// A request is read where it is one message, and nothing stands before or after it.
+fn judge_unary(bytes: &[u8], size: usize) {
+    let chunks: Vec<_> =
+        bytes.chunks(size).map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
+    let read = unary::read::<pb::CreateApiKeyRequest, _>(StreamBody::new(stream::iter(chunks)), MAX_MESSAGE_SIZE);
+    let expected = match messages(bytes) {
+        (messages, true) if messages.len() == 1 && messages[0].len() <= MAX_MESSAGE_SIZE => {
+            pb::CreateApiKeyRequest::decode(messages[0].as_slice()).ok()
+        }
+        _ => None,
+    };
+    assert_eq!(read.now_or_never().unwrap().ok(), expected, "{bytes:?} by {size}");
 }
 
 /// The request that the text describes, in chunks whose size depends on it, and its body.
