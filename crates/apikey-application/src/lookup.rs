@@ -52,10 +52,11 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
             if !hit.due {
                 return Ok(Found { key: Some(hit.key), at: now });
             }
-            self.read_again(digest).await;
+            Box::pin(self.read_again(digest)).await;
             return Ok(Found { key: Some(hit.key), at: self.freshness.now() });
         }
-        let key = self.find_slowly(digest, arrival).await?;
+        // In a box, so that what is found in memory does not carry the room for all this.
+        let key = Box::pin(self.find_slowly(digest, arrival)).await?;
         Ok(Found { key, at: self.freshness.now() })
     }
 

@@ -12,14 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, body::Body};
 use tower::Service;
 
@@ -59,8 +58,9 @@ impl Default for CallLimits {
 
 /// Carries out calls, whatever they are.
 pub(crate) trait Handler<B>: Send + Sync + 'static {
-    /// Begins with the request at once: what waits for the answer, and is moved and stored for that, does not hold it.
-    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static;
+    /// Begins with the request at once: what waits for the answer does not hold it. The answer is in a box, since it is moved more
+    /// than once before it is waited for.
+    fn handle(&self, request: Request<B>) -> Answer;
 }
 
 impl<S, B> Handler<B> for S
@@ -68,10 +68,9 @@ where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
+    fn handle(&self, request: Request<B>) -> Answer {
         // tonic's services are always ready: they keep nobody waiting before they take a request.
-        let answer = self.clone().call(request);
-        async move { answer.await.unwrap_or_else(|never| match never {}) }
+        Box::pin(self.clone().call(request))
     }
 }
 
@@ -95,22 +94,19 @@ impl<H> Calls<H> {
     pub(crate) fn call<B>(&self, request: Request<B>) -> Answer
     where
         H: Handler<B>,
-        B: 'static,
     {
-        let shared = Arc::clone(&self.0);
-        let request_id = shared.request_ids.identify(request.headers());
+        let shared = &self.0;
         let method = shared.methods.place(request.uri().path());
-        let begun = shared.deadline_of(&request, method).and_then(|deadline| {
-            match catch_unwind(AssertUnwindSafe(|| self.0.handler.handle(request))) {
-                Ok(answer) => Ok(Begun { answer, deadline }),
-                Err(panic) => Err(Refused::Failed(panicked(panic))),
+        let request_id = shared.request_ids.identify(request.headers());
+        let call = Call { request_id, method: Arc::clone(&shared.methods.at(method).name) };
+        let measured = Measured::start(Arc::clone(shared), method);
+        match shared.begin(request, &measured) {
+            Ok(begun) => Box::pin(within(call, Work { begun, timer: None, measured })),
+            Err(refused) => {
+                let mut measured = measured;
+                Box::pin(within(call, async move { Ok(measured.finish(Err(refused))) }))
             }
-        });
-        Box::pin(async move {
-            let method = shared.methods.at(method);
-            let call = Call { request_id: request_id.clone(), method: Arc::clone(&method.name) };
-            Ok(within(call, shared.answer(begun, &request_id, method)).await)
-        })
+        }
     }
 }
 
@@ -120,10 +116,10 @@ impl<H> Clone for Calls<H> {
     }
 }
 
-/// The answer of a call that is being carried out.
+/// The answer of a call that is being carried out; there always is one.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-impl<H: Handler<B>, B: 'static> Service<Request<B>> for Calls<H> {
+impl<H: Handler<B>, B> Service<Request<B>> for Calls<H> {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -135,12 +131,6 @@ impl<H: Handler<B>, B: 'static> Service<Request<B>> for Calls<H> {
     fn call(&mut self, request: Request<B>) -> Answer {
         Self::call(self, request)
     }
-}
-
-/// A call that its handler has begun with.
-struct Begun<F> {
-    answer: F,
-    deadline: Duration,
 }
 
 /// A request that is answered by what surrounds the handler.
@@ -160,62 +150,52 @@ impl Refused {
     }
 }
 
-impl<H> Shared<H> {
-    /// How long a call of that method may take, if it is one.
-    fn deadline_of<B>(&self, request: &Request<B>, method: Place) -> Result<Duration, Refused> {
-        refuse_other_protocols(request)?;
-        deadline::of(request.headers(), self.methods.at(method).deadline).map_err(Refused::Failed)
-    }
-
-    async fn answer<F>(
-        &self,
-        begun: Result<Begun<F>, Refused>,
-        request_id: &RequestId,
-        method: &Method,
-    ) -> Response<Body>
+impl<H: Send + Sync + 'static> Shared<H> {
+    /// Hands the request to the handler, if it is a call and there is room for it.
+    fn begin<B>(self: &Arc<Self>, request: Request<B>, measured: &Measured<H>) -> Result<Begun<H>, Refused>
     where
-        F: Future<Output = Response<Body>>,
+        H: Handler<B>,
     {
-        let measured = Measured::start(&self.methods, method);
-        let carried_out = match begun {
-            Ok(Begun { answer, deadline }) => {
-                self.carry_out(answer, measured.started + deadline, method).await.map_err(Refused::Failed)
+        refuse_other_protocols(&request)?;
+        let method = measured.method();
+        let limit = deadline::of(request.headers(), method.deadline).map_err(Refused::Failed)?;
+        let admitted = if method.admission { Some(Admitted::among(self)?) } else { None };
+        match catch_unwind(AssertUnwindSafe(|| self.handler.handle(request))) {
+            Ok(answer) => Ok(Begun { answer, deadline: measured.started + limit, _admitted: admitted }),
+            Err(panic) => Err(Refused::Failed(panicked(panic))),
+        }
+    }
+}
+
+/// A call that its handler has begun with.
+struct Begun<H> {
+    answer: Answer,
+    deadline: Instant,
+    _admitted: Option<Admitted<H>>,
+}
+
+/// The work of a call, until its answer is there or its time is over. Small, since there is one for each call.
+struct Work<H> {
+    begun: Begun<H>,
+    /// Set only where the answer is not there at once.
+    timer: Option<Pin<Box<Sleep>>>,
+    measured: Measured<H>,
+}
+
+impl<H> Future for Work<H> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { begun, timer, measured } = &mut *self;
+        let outcome = match catch_unwind(AssertUnwindSafe(|| begun.answer.as_mut().poll(context))) {
+            Ok(Poll::Ready(Ok(response))) => Ok(response),
+            Ok(Poll::Pending) => {
+                ready!(timer.get_or_insert_with(|| Box::pin(sleep_until(begun.deadline))).as_mut().poll(context));
+                Err(Refused::Failed(Failure::deadline_exceeded()))
             }
-            Err(refused) => Err(refused),
+            Err(panic) => Err(Refused::Failed(panicked(panic))),
         };
-        let mut response = carried_out.unwrap_or_else(|refused| refused.into_http(request_id));
-        let code = match response.status() {
-            StatusCode::OK => complete(response.headers_mut(), request_id),
-            _ => Some(Code::Unknown),
-        };
-        response.headers_mut().insert(X_REQUEST_ID, request_id.header());
-        measured.finish(code.unwrap_or(Code::Ok));
-        if code.is_some() || !method.streams {
-            return response;
-        }
-        // The error of a stream stands in its trailers.
-        let request_id = request_id.clone();
-        response.map(|body| {
-            Body::new(body.map_frame(move |mut frame| {
-                if let Some(trailers) = frame.trailers_mut() {
-                    complete(trailers, &request_id);
-                }
-                frame
-            }))
-        })
-    }
-
-    async fn carry_out<F>(&self, answer: F, deadline: Instant, method: &Method) -> Result<Response<Body>, Failure>
-    where
-        F: Future<Output = Response<Body>>,
-    {
-        let _admitted =
-            if method.admission { Some(self.admission.admit().ok_or_else(Failure::overloaded)?) } else { None };
-        match tokio::time::timeout_at(deadline, AssertUnwindSafe(answer).catch_unwind()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(panic)) => Err(panicked(panic)),
-            Err(_) => Err(Failure::deadline_exceeded()),
-        }
+        Poll::Ready(Ok(measured.finish(outcome)))
     }
 }
 
@@ -226,19 +206,21 @@ struct Admission {
 }
 
 /// A place among the calls at work, until it is dropped.
-struct Admitted<'a>(&'a Admission);
+struct Admitted<H>(Arc<Shared<H>>);
 
-impl Admission {
-    fn admit(&self) -> Option<Admitted<'_>> {
+impl<H> Admitted<H> {
+    fn among(shared: &Arc<Shared<H>>) -> Result<Self, Refused> {
+        let Admission { most, at_work } = &shared.admission;
+        let before = at_work.fetch_add(1, Ordering::Relaxed);
         // Given back at once where it is one too many.
-        let admitted = Admitted(self);
-        (self.at_work.fetch_add(1, Ordering::Relaxed) < self.most).then_some(admitted)
+        let admitted = Self(Arc::clone(shared));
+        if before < *most { Ok(admitted) } else { Err(Refused::Failed(Failure::overloaded())) }
     }
 }
 
-impl Drop for Admitted<'_> {
+impl<H> Drop for Admitted<H> {
     fn drop(&mut self) {
-        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission.at_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -277,30 +259,61 @@ fn panicked(panic: Box<dyn Any + Send>) -> Failure {
 }
 
 /// Measures a call, also one that its caller gives up.
-struct Measured<'a> {
-    methods: &'a Methods,
-    method: &'a Method,
+struct Measured<H> {
+    shared: Arc<Shared<H>>,
+    method: Place,
     started: Instant,
-    code: Code,
+    has_ended: bool,
 }
 
-impl<'a> Measured<'a> {
-    fn start(methods: &'a Methods, method: &'a Method) -> Self {
-        methods.in_flight().increment(1);
-        Self { methods, method, started: Instant::now(), code: Code::Cancelled }
+impl<H> Measured<H> {
+    fn start(shared: Arc<Shared<H>>, method: Place) -> Self {
+        shared.methods.in_flight().increment(1);
+        Self { shared, method, started: Instant::now(), has_ended: false }
     }
 
-    fn finish(mut self, code: Code) {
-        self.code = code;
+    fn method(&self) -> &Method {
+        self.shared.methods.at(self.method)
     }
-}
 
-impl Drop for Measured<'_> {
-    fn drop(&mut self) {
+    /// Completes the call's answer. The call is the thread's current one.
+    fn finish(&mut self, outcome: Result<Response<Body>, Refused>) -> Response<Body> {
+        let request_id = request_id();
+        let mut response = outcome.unwrap_or_else(|refused| refused.into_http(&request_id));
+        let code = match response.status() {
+            StatusCode::OK => complete(response.headers_mut(), &request_id),
+            _ => Some(Code::Unknown),
+        };
+        response.headers_mut().insert(X_REQUEST_ID, request_id.header());
+        self.end(code.unwrap_or(Code::Ok));
+        if code.is_some() || !self.method().streams {
+            return response;
+        }
+        // The error of a stream stands in its trailers.
+        response.map(|body| {
+            Body::new(body.map_frame(move |mut frame| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    complete(trailers, &request_id);
+                }
+                frame
+            }))
+        })
+    }
+
+    fn end(&mut self, code: Code) {
+        self.has_ended = true;
         let duration = self.started.elapsed();
-        self.methods.in_flight().decrement(1);
-        self.method.record(self.code, duration);
+        self.shared.methods.in_flight().decrement(1);
+        self.method().record(code, duration);
         let milliseconds = duration.as_secs_f64() * 1_000.0;
-        tracing::debug!(code = code_name(self.code), milliseconds, "the call has ended");
+        tracing::debug!(code = code_name(code), milliseconds, "the call has ended");
+    }
+}
+
+impl<H> Drop for Measured<H> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end(Code::Cancelled);
+        }
     }
 }

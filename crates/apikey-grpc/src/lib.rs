@@ -8,7 +8,8 @@
 //! [`listener`] accepts a connection and hands each request to [`PublicService`] or [`VerificationService`]. On the public one, [`web`]
 //! turns gRPC-Web and Connect into gRPC first, so that everything behind it sees one protocol. There the call passes,
 //! in this order: its request id, span and metrics; the check that it is gRPC at all; admission; the deadline; the credential,
-//! before any byte of the message is read; then tonic's decoding, [`convert`](self), the use case, and back. Every answer leaves with
+//! before any byte of the message is read; then the message, by tonic or, for the hot method, by `unary`; `convert`, the use case, and
+//! back. Every answer leaves with
 //! an `x-request-id`, every error with `google.rpc` details, whoever made it.
 //!
 //! # Architecture invariants

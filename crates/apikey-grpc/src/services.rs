@@ -11,7 +11,6 @@ use apikey_proto::{
     pidgr::v1::{api_key_service_server, api_key_verification_service_server},
 };
 use bytes::Bytes;
-use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use hyper::service::Service as HyperService;
@@ -153,13 +152,13 @@ struct Direct<S, C> {
 
 impl<S: KeyStore, C: Clock, B> Handler<B> for Direct<S, C>
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn handle(&self, request: Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
+    fn handle(&self, request: Request<B>) -> Answer {
         match Verification::<S, C>::method(request.uri().path()) {
-            Some(_) => Either::Left(self.verification.handle(request)),
-            None => Either::Right(self.routes.handle(request)),
+            Some(_) => self.verification.handle(request),
+            None => self.routes.handle(request),
         }
     }
 }
@@ -217,7 +216,7 @@ where
 
 impl<S: KeyStore, C: Clock, B> HyperService<Request<B>> for VerificationService<S, C>
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Response<Body>;

@@ -5,7 +5,7 @@
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
 };
 
@@ -31,20 +31,19 @@ pub(crate) fn is_plain<B>(request: &Request<B>) -> bool {
 ///
 /// # Errors
 /// What tonic says of a body that it cannot read; `UNIMPLEMENTED` where there is not one message but none or more.
-pub(crate) async fn read<M, B>(body: B, most: usize) -> Result<M, Status>
+pub(crate) async fn read<M, B>(body: &mut B, most: usize) -> Result<M, Status>
 where
     M: Message + Default,
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut body = pin!(body);
-    let mut message = next(body.as_mut()).await?.unwrap_or_default();
+    let mut message = next(body).await?.unwrap_or_default();
     // Mostly it has come in one piece, and need not be copied.
     if !body.is_end_stream() {
         let mut received = BytesMut::from(message);
         loop {
             missing(&received, most)?;
-            let Some(data) = next(body.as_mut()).await? else { break };
+            let Some(data) = next(body).await? else { break };
             received.extend_from_slice(&data);
         }
         message = received.freeze();
@@ -60,12 +59,12 @@ where
 }
 
 /// The next piece of a body.
-async fn next<B>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Status>
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Status>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+    match future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
         None => Ok(None),
         // Trailers of a request mean nothing.
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
@@ -153,8 +152,11 @@ mod tests {
     async fn read_in_pieces(bytes: &[u8], size: usize) -> Result<usize, Code> {
         let pieces = bytes.chunks(size).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))));
         let trailers = Ok(Frame::trailers(HeaderMap::new()));
-        let body = StreamBody::new(futures_util::stream::iter(pieces.chain([trailers]).collect::<Vec<_>>()));
-        read::<VerifyApiKeyRequest, _>(body, MOST).await.map(|read| read.raw_key.len()).map_err(|status| status.code())
+        let mut body = StreamBody::new(futures_util::stream::iter(pieces.chain([trailers]).collect::<Vec<_>>()));
+        read::<VerifyApiKeyRequest, _>(&mut body, MOST)
+            .await
+            .map(|read| read.raw_key.len())
+            .map_err(|status| status.code())
     }
 
     #[tokio::test]
@@ -189,15 +191,15 @@ mod tests {
     async fn a_message_is_too_large_once_it_says_so_and_not_once_it_has_come() {
         let announced = Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 61])));
         let never = futures_util::stream::pending();
-        let body = StreamBody::new(futures_util::stream::iter([announced]).chain(never));
-        let status = read::<VerifyApiKeyRequest, _>(body, MOST).await.err().unwrap();
+        let mut body = StreamBody::new(futures_util::stream::iter([announced]).chain(never));
+        let status = read::<VerifyApiKeyRequest, _>(&mut body, MOST).await.err().unwrap();
         assert_eq!(status.code(), Code::OutOfRange);
     }
 
     #[tokio::test]
     async fn a_body_of_one_piece_needs_no_second_look() {
-        let body = Full::new(Bytes::from(request(40)));
-        assert_eq!(read::<VerifyApiKeyRequest, _>(body, MOST).await.unwrap().raw_key.len(), 40);
+        let mut body = Full::new(Bytes::from(request(40)));
+        assert_eq!(read::<VerifyApiKeyRequest, _>(&mut body, MOST).await.unwrap().raw_key.len(), 40);
     }
 
     #[tokio::test]

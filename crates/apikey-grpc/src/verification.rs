@@ -11,14 +11,13 @@ use apikey_proto::pidgr::v1::{
     api_key_verification_service_server::{ApiKeyVerificationService, ApiKeyVerificationServiceServer, SERVICE_NAME},
 };
 use bytes::Bytes;
-use futures_util::future::Either;
 use http::Response;
 use http_body::Body as HttpBody;
 use tonic::{Request, Status, body::Body, codec::CompressionEncoding};
 
 use crate::{
     AccessToken,
-    call::{Handler, MAX_MESSAGE_SIZE, request_id},
+    call::{Answer, Handler, MAX_MESSAGE_SIZE, request_id},
     convert,
     guard::forget_credentials,
     status::Failure,
@@ -54,37 +53,33 @@ impl<S, C> Verification<S, C> {
 
 impl<S: KeyStore, C: Clock, B> Handler<B> for Verification<S, C>
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn handle(&self, mut request: http::Request<B>) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let admitted = self.token.as_ref().map_or(Ok(()), |token| token.admit(request.headers()));
-        let begun = admitted.map(|()| {
-            if Self::method(request.uri().path()) == Some(METHOD) && unary::is_plain(&request) {
-                return Either::Left((Arc::clone(&self.verifier), request.into_body()));
-            }
-            forget_credentials(request.headers_mut());
-            Either::Right(self.server.handle(request.map(Body::new)))
-        });
-        async move {
-            match begun {
-                Ok(Either::Left((verifier, body))) => verifier.answer(body).await,
-                Ok(Either::Right(answer)) => answer.await,
-                Err(failure) => failure.into_status(&request_id()).into_http(),
-            }
+    fn handle(&self, mut request: http::Request<B>) -> Answer {
+        if let Some(token) = &self.token
+            && let Err(failure) = token.admit(request.headers())
+        {
+            return Box::pin(async move { Ok(failure.into_status(&request_id()).into_http()) });
         }
+        if Self::method(request.uri().path()) == Some(METHOD) && unary::is_plain(&request) {
+            let (verifier, body) = (Arc::clone(&self.verifier), request.into_body());
+            return Box::pin(async move { Ok(verifier.answer(body).await) });
+        }
+        forget_credentials(request.headers_mut());
+        self.server.handle(request.map(Body::new))
     }
 }
 
 pub(crate) struct Verifier<S, C>(Arc<VerifyApiKey<S, C>>);
 
 impl<S: KeyStore, C: Clock> Verifier<S, C> {
-    async fn answer<B>(&self, body: B) -> Response<Body>
+    async fn answer<B>(&self, mut body: B) -> Response<Body>
     where
-        B: HttpBody<Data = Bytes>,
+        B: HttpBody<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let verified = async { self.verify(unary::read(body, MAX_MESSAGE_SIZE).await?).await };
+        let verified = async { self.verify(unary::read(&mut body, MAX_MESSAGE_SIZE).await?).await };
         verified.await.map_or_else(Status::into_http, |response| unary::answer(&response))
     }
 

@@ -51,8 +51,9 @@ impl Figure {
     }
 }
 
-/// The middle value; 0 of none.
+/// The middle value, of an even number of them the mean of the middle two; 0 of none.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let middle = |place: usize| values.get(place).copied().unwrap_or_default();
+    f64::midpoint(middle(values.len().saturating_sub(1) / 2), middle(values.len() / 2))
 }

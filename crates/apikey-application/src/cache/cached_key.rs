@@ -224,11 +224,11 @@ fn organization_bytes(organization_id: &OrganizationId) -> usize {
     2 * ALLOCATION + size_of::<OrganizationId>() + organization_id.as_str().len()
 }
 
-/// At most: a set is a tree whose nodes have room for 11 and hold at least 5.
+/// At most: a list may have room for twice as many as it holds.
 fn permission_bytes(permissions: &PermissionSet) -> usize {
-    let nodes = permissions.len().div_ceil(5) * (ALLOCATION + 11 * size_of::<apikey_domain::Permission>());
+    let size = size_of::<PermissionSet>() + 2 * permissions.len() * size_of::<apikey_domain::Permission>();
     let names: usize = permissions.iter().map(|permission| ALLOCATION + permission.as_str().len()).sum();
-    ALLOCATION + size_of::<PermissionSet>() + nodes + names
+    2 * ALLOCATION + size + names
 }
 
 #[cfg(test)]

@@ -215,7 +215,8 @@ fn judge_frames(bytes: &[u8]) {
 fn judge_unary(bytes: &[u8], size: usize) {
     let chunks: Vec<_> =
         bytes.chunks(size).map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
-    let read = unary::read::<pb::CreateApiKeyRequest, _>(StreamBody::new(stream::iter(chunks)), MAX_MESSAGE_SIZE);
+    let mut body = StreamBody::new(stream::iter(chunks));
+    let read = unary::read::<pb::CreateApiKeyRequest, _>(&mut body, MAX_MESSAGE_SIZE);
     let expected = match messages(bytes) {
         (messages, true) if messages.len() == 1 && messages[0].len() <= MAX_MESSAGE_SIZE => {
             pb::CreateApiKeyRequest::decode(messages[0].as_slice()).ok()
