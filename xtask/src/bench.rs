@@ -9,6 +9,7 @@ mod postgres;
 mod processes;
 mod protocols;
 mod report;
+mod revocations;
 mod start;
 mod verify;
 
@@ -24,9 +25,9 @@ use crate::{
 use report::Report;
 
 /// What can be measured: time until ready, idle memory and the binary's size on SQLite; creates beside a plain INSERT and COMMIT
-/// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; the CPU of one call
+/// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; how long revocations take with three replicas; the CPU of one call
 /// by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite; verifications beside bare tonic servers, on PostgreSQL.
-const SUBJECTS: [&str; 6] = ["start", "creates", "pages", "protocols", "floods", "verify"];
+const SUBJECTS: [&str; 7] = ["start", "creates", "pages", "revocations", "protocols", "floods", "verify"];
 
 /// Builds what is shipped and measures it; prints a table and writes `target/bench.json`.
 pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
@@ -41,13 +42,16 @@ pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
     if wanted("start") {
         start::measure(&binary, &folder, &mut report)?;
     }
-    if wanted("creates") || wanted("pages") || wanted("verify") {
+    if ["creates", "pages", "revocations", "verify"].into_iter().any(&wanted) {
         let database = postgres::Postgres::start()?;
         if wanted("creates") {
             creates::measure(&binary, &folder, &database, &mut report)?;
         }
         if wanted("pages") {
             pages::measure(&binary, &folder, &database, &mut report)?;
+        }
+        if wanted("revocations") {
+            revocations::measure(&binary, &folder, &database, &mut report)?;
         }
         if wanted("verify") {
             verify::measure(&binary, &folder, &database, keys, &mut report)?;

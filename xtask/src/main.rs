@@ -71,7 +71,7 @@ enum Task {
     },
     /// Measure the service as it is shipped; prints a table and writes `target/bench.json`.
     Bench {
-        /// What to measure: `start`, `creates`, `pages`, `protocols`, `floods`, `verify`; everything if nothing is named.
+        /// What to measure: `start`, `creates`, `pages`, `revocations`, `protocols`, `floods`, `verify`; everything if nothing is named.
         subjects: Vec<String>,
         /// How many keys `verify` has.
         #[arg(long, default_value_t = 1_000_000)]

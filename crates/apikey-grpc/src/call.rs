@@ -99,13 +99,10 @@ impl<H> Calls<H> {
         let method = shared.methods.place(request.uri().path());
         let request_id = shared.request_ids.identify(request.headers());
         let call = Call { request_id, method: Arc::clone(&shared.methods.at(method).name) };
-        let measured = Measured::start(Arc::clone(shared), method);
+        let mut measured = Measured::start(Arc::clone(shared), method);
         match shared.begin(request, &measured) {
             Ok(begun) => Box::pin(within(call, Work { begun, timer: None, measured })),
-            Err(refused) => {
-                let mut measured = measured;
-                Box::pin(within(call, async move { Ok(measured.finish(Err(refused))) }))
-            }
+            Err(refused) => Box::pin(within(call, async move { Ok(measured.finish(Err(refused))) })),
         }
     }
 }

@@ -18,8 +18,7 @@ use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
 use crate::frames::HEADER;
 
-const GRPC_ENCODING: &str = "grpc-encoding";
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Whether the request says nothing of compression.
@@ -122,7 +121,7 @@ impl HttpBody for Answer {
             return Poll::Ready(None);
         }
         let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(GRPC_STATUS, OK);
+        trailers.insert(Status::GRPC_STATUS, OK);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -209,7 +208,7 @@ mod tests {
         assert_eq!(head.headers, HeaderMap::from_iter([(CONTENT_TYPE, GRPC_CONTENT_TYPE)]));
         assert!(!body.is_end_stream());
         let collected = body.collect().await.unwrap();
-        assert_eq!(collected.trailers(), Some(&HeaderMap::from_iter([(GRPC_STATUS, OK)])));
+        assert_eq!(collected.trailers(), Some(&HeaderMap::from_iter([(Status::GRPC_STATUS, OK)])));
         assert_eq!(collected.to_bytes(), frame(&message.encode_to_vec()));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use apikey_proto::pidgr::v1::{
-    CreateApiKeyRequest, ListApiKeysRequest, ListApiKeysResponse, Pagination,
+    CreateApiKeyRequest, ListApiKeysRequest, ListApiKeysResponse, Pagination, RevokeApiKeyRequest,
     api_key_service_client::ApiKeyServiceClient,
 };
 use tonic::{Request, metadata::AsciiMetadataValue, transport::Channel};
@@ -24,11 +24,19 @@ impl Client {
         Ok(Self(ApiKeyServiceClient::new(Channel::from_shared(endpoint.to_owned())?.connect().await?)))
     }
 
-    /// Creates a key in the name of another one.
-    pub(crate) async fn create(&mut self, key: &AsciiMetadataValue) -> Result<()> {
+    /// Creates a key in the name of another one; returns its id.
+    pub(crate) async fn create(&mut self, key: &AsciiMetadataValue) -> Result<String> {
         let message = CreateApiKeyRequest { name: "CI Integration".to_owned(), ..CreateApiKeyRequest::default() };
-        self.0.create_api_key(with_key(message, key)).await?;
-        Ok(())
+        let created = self.0.create_api_key(with_key(message, key)).await?.into_inner();
+        Ok(created.api_key.context("no key in the answer")?.id)
+    }
+
+    /// Revokes a key in the name of another one; returns how that was confirmed.
+    pub(crate) async fn revoke(&mut self, key: &AsciiMetadataValue, id: String) -> Result<String> {
+        let revoked = self.0.revoke_api_key(with_key(RevokeApiKeyRequest { id }, key)).await?;
+        let confirmed =
+            revoked.metadata().get("apikeys-revocation-confirmed").context("not said how it was confirmed")?;
+        Ok(confirmed.to_str()?.to_owned())
     }
 
     /// Reads a page; returns it with the milliseconds that it took.

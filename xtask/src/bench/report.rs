@@ -57,3 +57,11 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     let middle = |place: usize| values.get(place).copied().unwrap_or_default();
     f64::midpoint(middle(values.len().saturating_sub(1) / 2), middle(values.len() / 2))
 }
+
+/// The value that so many of a hundred do not exceed; 0 of none.
+pub(crate) fn percentile(values: &[f64], per_cent: usize) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() * per_cent).div_ceil(100).saturating_sub(1);
+    values.get(place).copied().unwrap_or_default()
+}

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     postgres::Postgres,
-    processes::{cpu_seconds, on_core, resident_memory},
+    processes::{before_others_on, cpu_seconds, resident_memory},
     report::{Report, median},
 };
 use crate::{
@@ -99,8 +99,9 @@ fn compare(
             let cost = cost(server, ROUND, || load_and_rest(server, keys, shape, &choice))?;
             taken.per_cpu.push(1.0 / cost.seconds_per_cpu);
             taken.throughput.push(cost.per_second);
-            let cost =
-                self::cost(server, ROUND, || on_core(CORE, || h2load::closed_loop(&target, shape, ROUND, folder)))?;
+            let cost = self::cost(server, ROUND, || {
+                before_others_on(CORE, || h2load::closed_loop(&target, shape, ROUND, folder))
+            })?;
             taken.h2load_per_cpu.push(1.0 / cost.seconds_per_cpu);
         }
     }
@@ -112,7 +113,7 @@ fn compare(
         report.add(format!("{shape_name}, {name}: per second of CPU"), median(taken.per_cpu.clone()), "/s");
         let by_h2load = median(taken.h2load_per_cpu.clone());
         report.add(format!("{shape_name}, {name}: per second of CPU, by h2load"), by_h2load, "/s");
-        let latencies = on_core(CORE, || {
+        let latencies = before_others_on(CORE, || {
             generator::run(generator::open_loop(&target(server, keys), shape, keys.count(), rate, LATENCY_ROUND))
         })?;
         for (quantile, quantile_name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")] {
@@ -178,7 +179,7 @@ fn warm(server: &Server, keys: &Arc<Keys>, first: usize, end: usize) -> Result<(
 }
 
 fn load(target: &Target, shape: Shape, choice: &Choice, time: Duration) -> Result<usize> {
-    on_core(CORE, || generator::run(generator::closed_loop(target, shape, choice, time)))
+    before_others_on(CORE, || generator::run(generator::closed_loop(target, shape, choice, time)))
 }
 
 /// A round's load, and the time until a service has recorded the uses too: that belongs to what they cost, and not to the next server.

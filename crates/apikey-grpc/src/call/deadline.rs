@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use apikey_application::FieldViolation;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::status::Failure;
 
-const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The most digits in the header, from the specification of gRPC over HTTP/2.
 const MAX_DIGITS: usize = 8;
@@ -19,7 +19,7 @@ pub(super) fn of(headers: &HeaderMap, own: Duration) -> Result<Duration, Failure
     match parse(value.as_bytes()) {
         Some(callers) if values.next().is_none() => Ok(callers.min(own)),
         _ => Err(Failure::invalid_fields(vec![FieldViolation::new(
-            GRPC_TIMEOUT,
+            GRPC_TIMEOUT.as_str(),
             "must be sent once: 1 to 8 digits and one of H, M, S, m, u, n",
         )])),
     }
@@ -61,10 +61,7 @@ mod tests {
     #[test]
     fn the_shorter_limit_counts() {
         let headers = |values: &[&'static str]| -> HeaderMap {
-            values
-                .iter()
-                .map(|value| (http::HeaderName::from_static(GRPC_TIMEOUT), http::HeaderValue::from_static(value)))
-                .collect()
+            values.iter().map(|value| (GRPC_TIMEOUT, http::HeaderValue::from_static(value))).collect()
         };
         let own = Duration::from_secs(5);
         let of = |values: &[&'static str]| super::of(&headers(values), own).map_err(|failure| failure.code());
