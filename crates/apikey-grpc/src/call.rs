@@ -98,11 +98,11 @@ impl<H> Calls<H> {
         let shared = &self.0;
         let method = shared.methods.place(request.uri().path());
         let request_id = shared.request_ids.identify(request.headers());
-        let call = Call { request_id, method: Arc::clone(&shared.methods.at(method).name) };
-        let mut measured = Measured::start(Arc::clone(shared), method);
-        match shared.begin(request, &measured) {
-            Ok(begun) => Box::pin(within(call, Work { begun, timer: None, measured })),
-            Err(refused) => Box::pin(within(call, async move { Ok(measured.finish(Err(refused))) })),
+        let call = Call { request_id, method: shared.methods.at(method).name };
+        let mut account = Account::start(Arc::clone(shared), method);
+        match account.begin(request) {
+            Ok((answer, deadline)) => Box::pin(within(call, Work { answer, deadline, timer: None, account })),
+            Err(refused) => Box::pin(within(call, async move { Ok(account.finish(Err(refused))) })),
         }
     }
 }
@@ -147,52 +147,29 @@ impl Refused {
     }
 }
 
-impl<H: Send + Sync + 'static> Shared<H> {
-    /// Hands the request to the handler, if it is a call and there is room for it.
-    fn begin<B>(self: &Arc<Self>, request: Request<B>, measured: &Measured<H>) -> Result<Begun<H>, Refused>
-    where
-        H: Handler<B>,
-    {
-        refuse_other_protocols(&request)?;
-        let method = measured.method();
-        let limit = deadline::of(request.headers(), method.deadline).map_err(Refused::Failed)?;
-        let admitted = if method.admission { Some(Admitted::among(self)?) } else { None };
-        match catch_unwind(AssertUnwindSafe(|| self.handler.handle(request))) {
-            Ok(answer) => Ok(Begun { answer, deadline: measured.started + limit, _admitted: admitted }),
-            Err(panic) => Err(Refused::Failed(panicked(panic))),
-        }
-    }
-}
-
-/// A call that its handler has begun with.
-struct Begun<H> {
-    answer: Answer,
-    deadline: Instant,
-    _admitted: Option<Admitted<H>>,
-}
-
 /// The work of a call, until its answer is there or its time is over. Small, since there is one for each call.
 struct Work<H> {
-    begun: Begun<H>,
+    answer: Answer,
+    deadline: Instant,
     /// Set only where the answer is not there at once.
     timer: Option<Pin<Box<Sleep>>>,
-    measured: Measured<H>,
+    account: Account<H>,
 }
 
 impl<H> Future for Work<H> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { begun, timer, measured } = &mut *self;
-        let outcome = match catch_unwind(AssertUnwindSafe(|| begun.answer.as_mut().poll(context))) {
+        let Self { answer, deadline, timer, account } = &mut *self;
+        let outcome = match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
             Ok(Poll::Ready(Ok(response))) => Ok(response),
             Ok(Poll::Pending) => {
-                ready!(timer.get_or_insert_with(|| Box::pin(sleep_until(begun.deadline))).as_mut().poll(context));
+                ready!(timer.get_or_insert_with(|| Box::pin(sleep_until(*deadline))).as_mut().poll(context));
                 Err(Refused::Failed(Failure::deadline_exceeded()))
             }
             Err(panic) => Err(Refused::Failed(panicked(panic))),
         };
-        Poll::Ready(Ok(measured.finish(outcome)))
+        Poll::Ready(Ok(account.finish(outcome)))
     }
 }
 
@@ -200,25 +177,6 @@ impl<H> Future for Work<H> {
 struct Admission {
     most: usize,
     at_work: AtomicUsize,
-}
-
-/// A place among the calls at work, until it is dropped.
-struct Admitted<H>(Arc<Shared<H>>);
-
-impl<H> Admitted<H> {
-    fn among(shared: &Arc<Shared<H>>) -> Result<Self, Refused> {
-        let Admission { most, at_work } = &shared.admission;
-        let before = at_work.fetch_add(1, Ordering::Relaxed);
-        // Given back at once where it is one too many.
-        let admitted = Self(Arc::clone(shared));
-        if before < *most { Ok(admitted) } else { Err(Refused::Failed(Failure::overloaded())) }
-    }
-}
-
-impl<H> Drop for Admitted<H> {
-    fn drop(&mut self) {
-        self.0.admission.at_work.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What is no call at all is refused in HTTP's own terms.
@@ -255,22 +213,50 @@ fn panicked(panic: Box<dyn Any + Send>) -> Failure {
     Failure::internal("a handler panicked")
 }
 
-/// Measures a call, also one that its caller gives up.
-struct Measured<H> {
+/// Keeps account of a call from its head to its answer's, or until its caller gives it up.
+struct Account<H> {
     shared: Arc<Shared<H>>,
     method: Place,
     started: Instant,
+    /// Whether it has a place among the calls at work, which it gives back at its end.
+    is_admitted: bool,
     has_ended: bool,
 }
 
-impl<H> Measured<H> {
+impl<H> Account<H> {
     fn start(shared: Arc<Shared<H>>, method: Place) -> Self {
         shared.methods.in_flight().increment(1);
-        Self { shared, method, started: Instant::now(), has_ended: false }
+        Self { shared, method, started: Instant::now(), is_admitted: false, has_ended: false }
     }
 
     fn method(&self) -> &Method {
         self.shared.methods.at(self.method)
+    }
+
+    /// Hands the request to the handler, if it is a call and there is room for it. Returns until when the answer has to be there.
+    fn begin<B>(&mut self, request: Request<B>) -> Result<(Answer, Instant), Refused>
+    where
+        H: Handler<B>,
+    {
+        refuse_other_protocols(&request)?;
+        let limit = deadline::of(request.headers(), self.method().deadline).map_err(Refused::Failed)?;
+        if self.method().admission {
+            self.admit()?;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(request))) {
+            Ok(answer) => Ok((answer, self.started + limit)),
+            Err(panic) => Err(Refused::Failed(panicked(panic))),
+        }
+    }
+
+    fn admit(&mut self) -> Result<(), Refused> {
+        let Admission { most, at_work } = &self.shared.admission;
+        // Given back at once where it is one too many.
+        self.is_admitted = true;
+        if at_work.fetch_add(1, Ordering::Relaxed) < *most {
+            return Ok(());
+        }
+        Err(Refused::Failed(Failure::overloaded()))
     }
 
     /// Completes the call's answer. The call is the thread's current one.
@@ -299,6 +285,9 @@ impl<H> Measured<H> {
 
     fn end(&mut self, code: Code) {
         self.has_ended = true;
+        if self.is_admitted {
+            self.shared.admission.at_work.fetch_sub(1, Ordering::Relaxed);
+        }
         let duration = self.started.elapsed();
         self.shared.methods.in_flight().decrement(1);
         self.method().record(code, duration);
@@ -307,7 +296,7 @@ impl<H> Measured<H> {
     }
 }
 
-impl<H> Drop for Measured<H> {
+impl<H> Drop for Account<H> {
     fn drop(&mut self) {
         if !self.has_ended {
             self.end(Code::Cancelled);

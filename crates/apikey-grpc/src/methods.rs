@@ -2,10 +2,7 @@
 //!
 //! A path that no descriptor names is "unknown", so that callers cannot invent labels.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use prost::Message as _;
@@ -23,8 +20,8 @@ const CODES: usize = 17;
 
 /// One method.
 pub(crate) struct Method {
-    /// `package.Service/Method`.
-    pub(crate) name: Arc<str>,
+    /// `package.Service/Method`. There is one for as long as the process runs, which every call names.
+    pub(crate) name: &'static str,
     /// The service's own time limit until the head of the answer.
     pub(crate) deadline: Duration,
     /// Whether the call counts against the cap of concurrent calls.
@@ -38,16 +35,16 @@ pub(crate) struct Method {
 impl Method {
     fn new(name: String, deadline: Duration, admission: bool, streams: bool) -> Self {
         let requests = [const { OnceLock::new() }; CODES];
-        Self { name: name.into(), deadline, admission, streams, requests, duration: OnceLock::new() }
+        Self { name: name.leak(), deadline, admission, streams, requests, duration: OnceLock::new() }
     }
 
     /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
     pub(crate) fn record(&self, code: Code, duration: Duration) {
-        let counter = || metrics::counter!(REQUESTS, "method" => Arc::clone(&self.name), "code" => code_name(code));
+        let counter = || metrics::counter!(REQUESTS, "method" => self.name, "code" => code_name(code));
         if let Some(requests) = self.requests.get(usize::try_from(i32::from(code)).unwrap_or(CODES)) {
             requests.get_or_init(counter).increment(1);
         }
-        let histogram = || metrics::histogram!(DURATION, "method" => Arc::clone(&self.name));
+        let histogram = || metrics::histogram!(DURATION, "method" => self.name);
         self.duration.get_or_init(histogram).record(duration.as_secs_f64());
     }
 }
@@ -101,7 +98,7 @@ impl Methods {
     /// The place of the method with that path, or of the one that stands for all unknown ones.
     pub(crate) fn place(&self, path: &str) -> Place {
         let name = path.strip_prefix('/');
-        Place(self.known.iter().position(|method| Some(&*method.name) == name))
+        Place(self.known.iter().position(|method| Some(method.name) == name))
     }
 
     /// The method in that place.

@@ -8,7 +8,6 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -28,12 +27,12 @@ thread_local! {
 /// What a span tells of its call.
 pub(super) struct Call {
     pub(super) request_id: RequestId,
-    pub(super) method: Arc<str>,
+    pub(super) method: &'static str,
 }
 
 impl Call {
     fn span(&self) -> Span {
-        tracing::info_span!("call", request_id = self.request_id.as_str(), method = &*self.method)
+        tracing::info_span!("call", request_id = self.request_id.as_str(), method = self.method)
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
     use std::{
         io,
         panic::AssertUnwindSafe,
-        sync::{Mutex, PoisonError},
+        sync::{Arc, Mutex, PoisonError},
     };
 
     use futures_util::FutureExt as _;
@@ -132,8 +131,8 @@ mod tests {
         }
     }
 
-    fn call(method: &str) -> Call {
-        Call { request_id: RequestId::missing(), method: method.into() }
+    fn call(method: &'static str) -> Call {
+        Call { request_id: RequestId::missing(), method }
     }
 
     fn say(what: &'static str) {

@@ -80,7 +80,7 @@ pub(crate) fn check(index: usize, answer: &[u8]) -> Result<()> {
     let (head, rest) = body.split_at_checked(verdict.len()).unwrap_or_default();
     let agrees = head.iter().zip(verdict).enumerate().all(|(at, (is, should))| at == 1 && *should == 0 || is == should);
     let id = rest.get(1..=ID).unwrap_or_default();
-    let right = !head.is_empty() && agrees && id == key_id(index).as_bytes() && is_whole(answer);
+    let right = !head.is_empty() && agrees && is_id_of(id, index) && is_whole(answer);
     ensure!(right, "key {index} was answered {answer:02x?}");
     Ok(())
 }
@@ -100,8 +100,21 @@ fn is_whole(answer: &[u8]) -> bool {
     }
 }
 
+const ID_START: &str = "00000000-0000-4000-8000-";
+
 fn key_id(index: usize) -> String {
-    format!("00000000-0000-4000-8000-{index:012x}")
+    format!("{ID_START}{index:012x}")
+}
+
+/// The same without writing it: the load has to be faster than what it measures.
+fn is_id_of(id: &[u8], index: usize) -> bool {
+    let digits = id.strip_prefix(ID_START.as_bytes()).unwrap_or_default();
+    let number = digits.iter().try_fold(0, |number, digit| match digit {
+        b'0'..=b'9' => Some(number << 4 | usize::from(digit - b'0')),
+        b'a'..=b'f' => Some(number << 4 | usize::from(digit - b'a' + 10)),
+        _ => None,
+    });
+    digits.len() == 12 && number == Some(index)
 }
 
 fn message(messages: &mut Vec<u8>, raw_key: &str) -> Result<()> {
