@@ -4,7 +4,6 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -25,38 +24,35 @@ use crate::{
     status::Failure,
 };
 
-/// Decides from a request's head alone.
-pub(crate) trait Guard: Send + Sync + 'static {
-    /// Admits the request, and adds to its extensions what its handler has to know.
-    fn admit(&self, head: &mut Parts) -> impl Future<Output = Result<(), Failure>> + Send;
-}
-
-/// A service behind a guard.
-pub(crate) struct Guarded<S, G> {
+/// A service that is called by whoever presents one valid credential, and learns who that is: a [`Caller`] among the request's
+/// extensions. `A` is an [`Authenticator`].
+pub(crate) struct Guarded<S, A> {
     service: S,
-    guard: Arc<G>,
+    authenticator: Arc<A>,
 }
 
-impl<S, G> Guarded<S, G> {
-    pub(crate) fn new(service: S, guard: G) -> Self {
-        Self { service, guard: Arc::new(guard) }
+impl<S, A> Guarded<S, A> {
+    pub(crate) fn new(service: S, authenticator: A) -> Self {
+        Self { service, authenticator: Arc::new(authenticator) }
     }
 }
 
-impl<S: Clone, G> Clone for Guarded<S, G> {
+impl<S: Clone, A> Clone for Guarded<S, A> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), guard: Arc::clone(&self.guard) }
+        Self { service: self.service.clone(), authenticator: Arc::clone(&self.authenticator) }
     }
 }
 
-impl<S: NamedService, G> NamedService for Guarded<S, G> {
+impl<S: NamedService, A> NamedService for Guarded<S, A> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, G> Service<Request<Body>> for Guarded<S, G>
+impl<S, K, C, T> Service<Request<Body>> for Guarded<S, Authenticator<K, C, T>>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer> + Clone + Send + 'static,
-    G: Guard,
+    K: KeyStore,
+    C: Clock,
+    T: TokenAuthenticator,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -67,10 +63,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { service, guard } = self.clone();
+        let Self { service, authenticator } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let admitted = guard.admit(&mut head).await;
+            let admitted = admit(&authenticator, &mut head).await;
             forget_credentials(&mut head.headers);
             match admitted {
                 Ok(()) => service.oneshot(Request::from_parts(head, body)).await,
@@ -86,20 +82,21 @@ pub(crate) fn forget_credentials(headers: &mut HeaderMap) {
     headers.remove(X_API_KEY);
 }
 
-/// Admits whoever presents one valid credential, as a [`Caller`].
-pub(crate) struct CallerGuard<S, C, T>(pub(crate) Authenticator<S, C, T>);
-
-impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Guard for CallerGuard<S, C, T> {
-    async fn admit(&self, head: &mut Parts) -> Result<(), Failure> {
-        let credential = credential::find(&head.headers).map_err(Failure::unauthenticated)?;
-        let principal = self.0.authenticate(credential).await?;
-        let origin = Origin {
-            address: head.extensions.get::<PeerAddress>().map(ToString::to_string),
-            request_id: Some(request_id().to_string()),
-        };
-        head.extensions.insert(Caller { principal, origin });
-        Ok(())
-    }
+/// Decides from a request's head alone.
+async fn admit<K, C, T>(authenticator: &Authenticator<K, C, T>, head: &mut Parts) -> Result<(), Failure>
+where
+    K: KeyStore,
+    C: Clock,
+    T: TokenAuthenticator,
+{
+    let credential = credential::find(&head.headers).map_err(Failure::unauthenticated)?;
+    let principal = authenticator.authenticate(credential).await?;
+    let origin = Origin {
+        address: head.extensions.get::<PeerAddress>().map(ToString::to_string),
+        request_id: Some(request_id().to_string()),
+    };
+    head.extensions.insert(Caller { principal, origin });
+    Ok(())
 }
 
 /// The bearer token of the verification listener, kept as a digest.

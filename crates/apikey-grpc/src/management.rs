@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, codec::CompressionEncoding, metadata::Asc
 use crate::{
     call::{MAX_MESSAGE_SIZE, request_id},
     convert,
-    guard::{CallerGuard, Guarded},
+    guard::Guarded,
     status::Failure,
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct UseCases<S, C, E, R> {
 }
 
 pub(crate) type GuardedManagement<S, C, E, T, R> =
-    Guarded<ApiKeyServiceServer<UseCases<S, C, E, R>>, CallerGuard<S, C, T>>;
+    Guarded<ApiKeyServiceServer<UseCases<S, C, E, R>>, Authenticator<S, C, T>>;
 
 impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator, R: Confirmations> Management<S, C, E, T, R> {
     pub(crate) fn into_service(self) -> GuardedManagement<S, C, E, T, R> {
@@ -51,7 +51,7 @@ impl<S: KeyStore, C: Clock, E: Entropy, T: TokenAuthenticator, R: Confirmations>
             .max_decoding_message_size(MAX_MESSAGE_SIZE)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip);
-        Guarded::new(server, CallerGuard(authenticator))
+        Guarded::new(server, authenticator)
     }
 }
 

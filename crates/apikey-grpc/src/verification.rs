@@ -42,21 +42,18 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
             .send_compressed(CompressionEncoding::Gzip);
         Self { verifier, server, token }
     }
-}
 
-impl<S, C> Verification<S, C> {
     /// The method of this service that a path names; every path that begins with the service's name is its own.
     pub(crate) fn method(path: &str) -> Option<&str> {
         path.strip_prefix('/')?.strip_prefix(SERVICE_NAME)?.strip_prefix('/')
     }
-}
 
-impl<S: KeyStore, C: Clock, B> Handler<B> for Verification<S, C>
-where
-    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn handle(&self, mut request: http::Request<B>) -> Answer {
+    /// Answers a call of one of its methods.
+    pub(crate) fn handle<B>(&self, mut request: http::Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         if let Some(token) = &self.token
             && let Err(failure) = token.admit(request.headers())
         {
