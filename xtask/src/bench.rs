@@ -16,6 +16,7 @@ mod verify;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use mimalloc::MiMalloc;
 
 use crate::{
     process::{command, run},
@@ -24,9 +25,14 @@ use crate::{
 };
 use report::Report;
 
+/// As in what is shipped: a load is no slower than what it is for.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 /// What can be measured: time until ready, idle memory and the binary's size on SQLite; creates beside a plain INSERT and COMMIT
-/// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; how long revocations take with three replicas; the CPU of one call
-/// by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite; verifications beside bare tonic servers, on PostgreSQL.
+/// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; how long revocations take with three
+/// replicas on PostgreSQL; the CPU of one call by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite;
+/// verifications beside bare tonic servers, on PostgreSQL.
 const SUBJECTS: [&str; 7] = ["start", "creates", "pages", "revocations", "protocols", "floods", "verify"];
 
 /// Builds what is shipped and measures it; prints a table and writes `target/bench.json`.

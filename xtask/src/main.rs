@@ -120,9 +120,10 @@ fn bench(subjects: &[String], keys: usize) -> Result<()> {
     bench::run_all(subjects, keys)
 }
 
-/// Starts this program again with what a bench needs, optimized: it has to be faster than what it measures.
+/// Starts this program again with what a bench needs, optimized as what is shipped: it has to be faster than what it measures.
 #[cfg(not(feature = "bench"))]
 fn bench(subjects: &[String], keys: usize) -> Result<()> {
-    let arguments = ["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", "bench"];
-    process::run(process::command("cargo", arguments).args(["--keys", &keys.to_string()]).args(subjects))
+    let mut cargo = process::command("cargo", ["run", "--quiet", "--profile", "dist"]);
+    cargo.args(["--package", "xtask", "--features", "bench", "--", "bench", "--keys", &keys.to_string()]);
+    process::run(cargo.args(subjects))
 }

@@ -96,8 +96,9 @@ fn compare(
         for (server, taken) in servers.iter().zip(&mut taken) {
             let target = target(server, keys);
             load(&target, shape, &choice, WARM_UP)?;
-            let cost = cost(server, ROUND, || load_and_rest(server, keys, shape, &choice))?;
+            let cost = cost_and_recording(server, keys, shape, &choice)?;
             taken.per_cpu.push(1.0 / cost.seconds_per_cpu);
+            taken.recording.push(cost.seconds_after * 1e6);
             taken.throughput.push(cost.per_second);
             let cost = self::cost(server, ROUND, || {
                 before_others_on(CORE, || h2load::closed_loop(&target, shape, ROUND, folder))
@@ -111,6 +112,10 @@ fn compare(
         let name = server.name;
         report.add(format!("{shape_name}, {name}: requests per second"), median(taken.throughput.clone()), "/s");
         report.add(format!("{shape_name}, {name}: per second of CPU"), median(taken.per_cpu.clone()), "/s");
+        if !server.constant {
+            let after = format!("{shape_name}, {name}: CPU of a request after its answer, to record its use");
+            report.add(after, median(taken.recording.clone()), "µs");
+        }
         let by_h2load = median(taken.h2load_per_cpu.clone());
         report.add(format!("{shape_name}, {name}: per second of CPU, by h2load"), by_h2load, "/s");
         let latencies = before_others_on(CORE, || {
@@ -136,6 +141,8 @@ fn compare(
 #[derive(Default)]
 struct Taken {
     per_cpu: Vec<f64>,
+    /// Microseconds after the answer.
+    recording: Vec<f64>,
     throughput: Vec<f64>,
     h2load_per_cpu: Vec<f64>,
 }
@@ -159,7 +166,7 @@ fn grow(server: &Server, keys: &Arc<Keys>, report: &mut Report) -> Result<()> {
         sleep(REST);
         let mut costs = Vec::new();
         for _ in 0..ROUNDS {
-            let cost = cost(server, ROUND, || load_and_rest(server, keys, FULL, &Choice::Random(count)))?;
+            let cost = cost_and_recording(server, keys, FULL, &Choice::Random(count))?;
             costs.push(cost.seconds_per_cpu * 1e6);
         }
         report.add(format!("CPU of a verification at {count} keys"), median(costs), "µs");
@@ -182,15 +189,6 @@ fn load(target: &Target, shape: Shape, choice: &Choice, time: Duration) -> Resul
     before_others_on(CORE, || generator::run(generator::closed_loop(target, shape, choice, time)))
 }
 
-/// A round's load, and the time until a service has recorded the uses too: that belongs to what they cost, and not to the next server.
-fn load_and_rest(server: &Server, keys: &Arc<Keys>, shape: Shape, choice: &Choice) -> Result<usize> {
-    let answered = load(&target(server, keys), shape, choice, ROUND)?;
-    if !server.constant {
-        sleep(REST);
-    }
-    Ok(answered)
-}
-
 fn target(server: &Server, keys: &Arc<Keys>) -> Target {
     Target { address: server.address, keys: Arc::clone(keys), constant: server.constant }
 }
@@ -198,6 +196,8 @@ fn target(server: &Server, keys: &Arc<Keys>) -> Target {
 /// What a request took.
 struct Cost {
     seconds_per_cpu: f64,
+    /// The part of it that came after the answer: most of the recording of its use.
+    seconds_after: f64,
     per_second: f64,
 }
 
@@ -207,5 +207,19 @@ fn cost(server: &Server, time: Duration, load: impl FnOnce() -> Result<usize>) -
     let answered = f64::from(u32::try_from(load()?)?);
     let used = cpu_seconds(server.process_id())? - before;
     ensure!(used > 0.0 && answered > 0.0, "{} did nothing", server.name);
-    Ok(Cost { seconds_per_cpu: used / answered, per_second: answered / time.as_secs_f64() })
+    Ok(Cost { seconds_per_cpu: used / answered, seconds_after: 0.0, per_second: answered / time.as_secs_f64() })
+}
+
+/// The same of a round, and until a service has recorded the uses too: that belongs to what they cost, and not to the next server.
+fn cost_and_recording(server: &Server, keys: &Arc<Keys>, shape: Shape, choice: &Choice) -> Result<Cost> {
+    let target = target(server, keys);
+    let cost = cost(server, ROUND, || load(&target, shape, choice, ROUND))?;
+    if server.constant {
+        return Ok(cost);
+    }
+    let before = cpu_seconds(server.process_id())?;
+    sleep(REST);
+    let used = cpu_seconds(server.process_id())? - before;
+    let seconds_after = used / (cost.per_second * ROUND.as_secs_f64());
+    Ok(Cost { seconds_per_cpu: cost.seconds_per_cpu + seconds_after, seconds_after, ..cost })
 }
