@@ -11,11 +11,23 @@ pub(crate) const HEADER: usize = 5;
 
 /// One message with its frame's header. A message of 4 GiB cannot be framed; no message comes near it.
 pub(crate) fn frame(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(HEADER + message.len());
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    let mut framed = begin(message.len());
     framed.put_slice(message);
     framed.freeze()
+}
+
+/// The header of a message of that length, with room for the message.
+pub(crate) fn begin(length: usize) -> BytesMut {
+    let mut framed = BytesMut::with_capacity(HEADER + length);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    framed
+}
+
+/// The flag of the first frame, the length of its message, and what follows its header, once that is there.
+pub(crate) fn split_header(received: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (&[flag, a, b, c, d], rest) = received.split_first_chunk::<HEADER>()?;
+    Some((flag, usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX), rest))
 }
 
 /// What an answer's body consists of.
@@ -50,12 +62,11 @@ pub(crate) fn parts(body: Body) -> impl Stream<Item = Result<Part, Status>> + Se
 
 /// Takes the first message that is there completely.
 fn take(received: &mut BytesMut) -> Result<Option<Bytes>, Status> {
-    let Some(&[flag, a, b, c, d]) = received.first_chunk::<HEADER>() else { return Ok(None) };
+    let Some((flag, length, rest)) = split_header(received) else { return Ok(None) };
     if flag != 0 {
         return Err(Status::internal("an answer within the process is compressed"));
     }
-    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if received.len() - HEADER < length {
+    if rest.len() < length {
         return Ok(None);
     }
     received.advance(HEADER);

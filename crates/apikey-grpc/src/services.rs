@@ -156,10 +156,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn handle(&self, request: Request<B>) -> Answer {
-        match Verification::<S, C>::method(request.uri().path()) {
-            Some(_) => self.verification.handle(request),
-            None => self.routes.handle(request),
+        if Verification::<S, C>::serves(request.uri().path()) {
+            return self.verification.handle(request);
         }
+        self.routes.handle(request)
     }
 }
 

@@ -9,14 +9,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::future;
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
 use prost::Message;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
-use crate::frames::HEADER;
+use crate::frames::{self, HEADER};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const OK: HeaderValue = HeaderValue::from_static("0");
@@ -63,7 +63,7 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+    match body.frame().await {
         None => Ok(None),
         // Trailers of a request mean nothing.
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
@@ -73,13 +73,12 @@ where
 
 /// How many bytes of the message and its head are still to come.
 fn missing(received: &[u8], most: usize) -> Result<usize, Status> {
-    let Some((&[flag, a, b, c, d], message)) = received.split_first_chunk::<HEADER>() else {
+    let Some((flag, length, message)) = frames::split_header(received) else {
         return Ok(HEADER - received.len());
     };
     if flag != 0 {
         return Err(Status::internal("the message's flag is not 0, and no encoding was announced"));
     }
-    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     if length > most {
         let text = format!("the message is too large: {length} bytes, and the limit is {most} bytes");
         return Err(Status::out_of_range(text));
@@ -92,11 +91,7 @@ fn missing(received: &[u8], most: usize) -> Result<usize, Status> {
 
 /// The answer of a call that succeeded.
 pub(crate) fn answer(message: &impl Message) -> Response<Body> {
-    let length = message.encoded_len();
-    let mut framed = BytesMut::with_capacity(HEADER + length);
-    framed.put_u8(0);
-    // No answer comes near 4 GiB.
-    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    let mut framed = frames::begin(message.encoded_len());
     message.encode_raw(&mut framed);
     let mut response = Response::new(Body::new(Answer { message: Some(framed.freeze()), has_ended: false }));
     response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
@@ -134,7 +129,7 @@ impl HttpBody for Answer {
 mod tests {
     use apikey_proto::pidgr::v1::VerifyApiKeyRequest;
     use futures_util::StreamExt as _;
-    use http_body_util::{BodyExt, Full, StreamBody};
+    use http_body_util::{Full, StreamBody};
     use tonic::Code;
 
     use super::*;

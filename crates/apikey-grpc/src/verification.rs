@@ -24,7 +24,7 @@ use crate::{
     unary,
 };
 
-const METHOD: &str = "VerifyApiKey";
+const VERIFY: &str = "/pidgr.v1.ApiKeyVerificationService/VerifyApiKey";
 
 /// The service, behind its token. Plain calls are answered at once, everything else is tonic's.
 pub(crate) struct Verification<S, C> {
@@ -43,9 +43,10 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
         Self { verifier, server, token }
     }
 
-    /// The method of this service that a path names; every path that begins with the service's name is its own.
-    pub(crate) fn method(path: &str) -> Option<&str> {
-        path.strip_prefix('/')?.strip_prefix(SERVICE_NAME)?.strip_prefix('/')
+    /// Whether a path is this service's: each that begins with its name.
+    pub(crate) fn serves(path: &str) -> bool {
+        let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
+        method.is_some_and(|method| method.starts_with('/'))
     }
 
     /// Answers a call of one of its methods.
@@ -59,7 +60,7 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
         {
             return Box::pin(async move { Ok(failure.into_status(&request_id()).into_http()) });
         }
-        if Self::method(request.uri().path()) == Some(METHOD) && unary::is_plain(&request) {
+        if request.uri().path() == VERIFY && unary::is_plain(&request) {
             let (verifier, body) = (Arc::clone(&self.verifier), request.into_body());
             return Box::pin(async move { Ok(verifier.answer(body).await) });
         }

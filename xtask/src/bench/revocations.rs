@@ -31,7 +31,7 @@ pub(crate) fn measure(binary: &Path, folder: &Path, database: &Postgres, report:
     let endpoints: Vec<_> = replicas.iter().map(|replica| format!("http://{}", replica.public)).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
-    for (callers, of) in [(1, "one after the other"), (CALLERS, "16 at once")] {
+    for (callers, of) in [(1, "one after the other".to_owned()), (CALLERS, format!("{CALLERS} at once"))] {
         let took = runtime.block_on(callers_at_once(callers, &endpoints, &key))?;
         for (per_cent, name) in [(50, "p50"), (99, "p99"), (100, "max")] {
             report.add(format!("revoke → OK, {REPLICAS} replicas, {of}, {name}"), percentile(&took, per_cent), "ms");

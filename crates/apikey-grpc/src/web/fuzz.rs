@@ -198,9 +198,7 @@ fn judge_json(text: &[u8]) {
 fn judge_frames(bytes: &[u8]) {
     let (expected, whole) = messages(bytes);
     for size in [1, 3, 7, 64] {
-        let chunks: Vec<_> =
-            bytes.chunks(size).map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
-        let found = parts(Body::new(StreamBody::new(stream::iter(chunks)))).collect::<Vec<_>>().now_or_never().unwrap();
+        let found = parts(in_chunks(bytes, size)).collect::<Vec<_>>().now_or_never().unwrap();
         let failed = found.iter().any(Result::is_err);
         let found = found.into_iter().filter_map(Result::ok);
         let found =
@@ -211,11 +209,16 @@ fn judge_frames(bytes: &[u8]) {
     }
 }
 
-/// A request is read where it is one message, and nothing stands before or after it.
-fn judge_unary(bytes: &[u8], size: usize) {
+/// A body that comes in pieces of so many bytes.
+fn in_chunks(bytes: &[u8], size: usize) -> Body {
     let chunks: Vec<_> =
         bytes.chunks(size).map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
-    let mut body = StreamBody::new(stream::iter(chunks));
+    Body::new(StreamBody::new(stream::iter(chunks)))
+}
+
+/// A request is read where it is one message, and nothing stands before or after it.
+fn judge_unary(bytes: &[u8], size: usize) {
+    let mut body = in_chunks(bytes, size);
     let read = unary::read::<pb::CreateApiKeyRequest, _>(&mut body, MAX_MESSAGE_SIZE);
     let expected = match messages(bytes) {
         (messages, true) if messages.len() == 1 && messages[0].len() <= MAX_MESSAGE_SIZE => {
@@ -234,8 +237,6 @@ fn request_of(text: &[u8]) -> Option<(Request<Body>, Vec<u8>)> {
     let mut first = lines.next()?.splitn(2, |byte| *byte == b' ');
     let (method, uri) = (first.next()?, first.next()?);
     let size = 1 + text.len() % 37;
-    let chunks: Vec<_> =
-        body.chunks(size).map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
     let mut request = Request::builder().method(method).uri(uri);
     if text.len().is_multiple_of(2) {
         request = request.version(Version::HTTP_2);
@@ -244,7 +245,7 @@ fn request_of(text: &[u8]) -> Option<(Request<Body>, Vec<u8>)> {
         let place = line.iter().position(|byte| *byte == b':')?;
         request = request.header(&line[..place], line[place + 1..].trim_ascii());
     }
-    Some((request.body(Body::new(StreamBody::new(stream::iter(chunks)))).ok()?, body))
+    Some((request.body(in_chunks(&body, size)).ok()?, body))
 }
 
 /// One of the requests with up to three changes: a piece after a brace, comma or line, one anywhere, a byte replaced, a part

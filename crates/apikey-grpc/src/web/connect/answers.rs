@@ -25,8 +25,8 @@ impl Ending {
     pub(super) fn write(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
         let Some(trailers) = self.0.get().filter(|trailers| !trailers.is_empty()) else { return frame };
         let written = frame.data_ref().and_then(|data| {
-            let (&[END_OF_STREAM, a, b, c, d], json) = data.split_first_chunk::<5>()? else { return None };
-            if usize::try_from(u32::from_be_bytes([a, b, c, d])) != Ok(json.len()) {
+            let (flag, length, json) = frames::split_header(data)?;
+            if (flag, length) != (END_OF_STREAM, json.len()) {
                 return None;
             }
             let mut end: serde_json::Map<_, _> = serde_json::from_slice(json).ok()?;
