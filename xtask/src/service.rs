@@ -2,7 +2,7 @@
 //! SQLite database unless a PostgreSQL URL is given.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -35,7 +35,7 @@ pub(crate) struct Service {
 pub(crate) struct Start<'a> {
     /// The executable.
     pub(crate) binary: &'a Path,
-    /// SQLite's data directory; also where the log is written.
+    /// SQLite's data directory, made where there is none; also where the log is written.
     pub(crate) folder: &'a Path,
     /// Settings by variable, besides the listeners.
     pub(crate) settings: &'a [(&'a str, &'a str)],
@@ -50,6 +50,7 @@ impl Service {
     /// It ends, or is not ready within half a minute; the error names the log.
     pub(crate) fn start(start: &Start<'_>) -> Result<Self> {
         let [public, verification, admin] = [free_address()?, free_address()?, free_address()?];
+        fs::create_dir_all(start.folder)?;
         let log = start.folder.join("service.log");
         let mut command = Command::new(start.binary);
         command
@@ -108,8 +109,8 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 pub(crate) fn empty_folder(name: &str) -> Result<PathBuf> {
     let folder = workspace::target().join("xtask").join(name);
     if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
+        fs::remove_dir_all(&folder)?;
     }
-    std::fs::create_dir_all(&folder)?;
+    fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -31,6 +31,7 @@ use crate::{
 mod deadline;
 mod span;
 
+pub(crate) use deadline::GRPC_TIMEOUT;
 pub use span::call_span;
 pub(crate) use span::request_id;
 use span::{Call, within};

@@ -1,7 +1,6 @@
 //! What memory floods of HTTP/2 frames take at their peak, each on a service of its own, while others go on calling it.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
@@ -57,7 +56,6 @@ const FLOODS: [Flood; 10] = [
 pub(crate) fn measure(binary: &Path, folder: &Path, report: &mut Report) -> Result<()> {
     for (number, flood) in FLOODS.iter().enumerate() {
         let folder = folder.join(format!("flood-{number}"));
-        fs::create_dir_all(&folder)?;
         let service = Service::start(&Start { binary, folder: &folder, settings: &[], expects_key: true })?;
         let key = service.bootstrap_key.as_deref().context("no bootstrap key")?;
         let over = AtomicBool::new(false);

@@ -1,6 +1,6 @@
 //! What one call costs the server by each protocol: its CPU time, beside that of gRPC, in turn on one process.
 
-use std::{fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::{
@@ -31,7 +31,6 @@ type Call = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + S
 
 pub(crate) fn measure(binary: &Path, folder: &Path, report: &mut Report) -> Result<()> {
     let folder = folder.join("protocols");
-    fs::create_dir_all(&folder)?;
     let service = Service::start(&Start {
         binary,
         folder: &folder,

@@ -1,6 +1,6 @@
 //! From the sending of a revocation to its OK, with three replicas: all of them well, and just after one was killed.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::metadata::AsciiMetadataValue;
@@ -24,7 +24,6 @@ pub(crate) fn measure(binary: &Path, folder: &Path, database: &Postgres, report:
     let mut replicas = Vec::new();
     for number in 0..REPLICAS {
         let folder = folder.join(format!("replica-{number}"));
-        fs::create_dir_all(&folder)?;
         replicas.push(Service::start(&Start { binary, folder: &folder, settings: &settings, expects_key: false })?);
     }
     let key = manager_keys(database, "revocations", 1)?.pop().context("no key")?;

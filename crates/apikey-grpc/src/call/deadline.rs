@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::status::Failure;
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The most digits in the header, from the specification of gRPC over HTTP/2.
 const MAX_DIGITS: usize = 8;

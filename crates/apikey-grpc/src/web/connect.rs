@@ -24,6 +24,7 @@ use super::{
     served::{Method, Served},
 };
 use crate::{
+    call::GRPC_TIMEOUT,
     frames,
     request_id::{RequestId, X_REQUEST_ID},
     status::Failure,
@@ -41,7 +42,6 @@ type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, ConnectError>> + Send>>;
 
 /// How long the caller waits, in milliseconds: 1 to 10 digits.
 pub(super) const CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// By how much the inner deadline comes before the runtime's, so that the inner one answers.
 const DEADLINE_LEAD: Duration = Duration::from_millis(5);

@@ -23,6 +23,8 @@ const REQUIRED: [u8; 3] = [0x12, 1, 6];
 const FRAME_HEAD: usize = 5;
 /// An id in an answer: a hyphenated UUID.
 const ID: usize = 36;
+/// What all ids start with; the rest is the key's number in hexadecimal digits.
+const ID_START: &str = "00000000-0000-4000-8000-";
 
 /// Raw keys, one after the other, as whole messages of gRPC.
 pub(crate) struct Keys {
@@ -99,8 +101,6 @@ fn is_whole(answer: &[u8]) -> bool {
         _ => false,
     }
 }
-
-const ID_START: &str = "00000000-0000-4000-8000-";
 
 fn key_id(index: usize) -> String {
     format!("{ID_START}{index:012x}")

@@ -1,7 +1,6 @@
 //! What is measured: the service, and the two bare servers beside it, each as a process on the one core that is the servers'.
 
 use std::{
-    fs,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -57,7 +56,6 @@ impl Server {
     /// Starts a service on that database and waits until it is ready.
     pub(crate) fn service(name: &'static str, binary: &Path, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let folder = folder.join(name.replace(' ', "-"));
-        fs::create_dir_all(&folder)?;
         let start = Start { binary, folder: &folder, settings, expects_key: false };
         let service = on_core(CORE, || Service::start(&start))?;
         Ok(Self { name, address: service.verification, constant: false, running: Running::Service(service) })
