@@ -2,10 +2,8 @@
 //! run, taken in turn; none of them is asserted, since machines differ.
 
 mod creates;
-mod floods;
 mod load;
 mod pages;
-mod postgres;
 mod processes;
 mod protocols;
 mod report;
@@ -19,6 +17,7 @@ use anyhow::{Result, ensure};
 use mimalloc::MiMalloc;
 
 use crate::{
+    postgres::Postgres,
     process::{command, run},
     service::empty_folder,
     workspace,
@@ -31,9 +30,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured: time until ready, idle memory and the binary's size on SQLite; creates beside a plain INSERT and COMMIT
 /// of the same rows on PostgreSQL; pages of a small and of a large organization on PostgreSQL; how long revocations take with three
-/// replicas on PostgreSQL; the CPU of one call by each protocol, and peak memory under floods of HTTP/2 frames, on SQLite;
+/// replicas on PostgreSQL; the CPU of one call by each protocol, on SQLite;
 /// verifications beside bare tonic servers, on PostgreSQL.
-const SUBJECTS: [&str; 7] = ["start", "creates", "pages", "revocations", "protocols", "floods", "verify"];
+const SUBJECTS: [&str; 6] = ["start", "creates", "pages", "revocations", "protocols", "verify"];
 
 /// Builds what is shipped and measures it; prints a table and writes `target/bench.json`.
 pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
@@ -49,7 +48,7 @@ pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
         start::measure(&binary, &folder, &mut report)?;
     }
     if ["creates", "pages", "revocations", "verify"].into_iter().any(&wanted) {
-        let database = postgres::Postgres::start()?;
+        let database = Postgres::start()?;
         if wanted("creates") {
             creates::measure(&binary, &folder, &database, &mut report)?;
         }
@@ -65,9 +64,6 @@ pub(crate) fn run_all(subjects: &[String], keys: usize) -> Result<()> {
     }
     if wanted("protocols") {
         protocols::measure(&binary, &folder, &mut report)?;
-    }
-    if wanted("floods") {
-        floods::measure(&binary, &folder, &mut report)?;
     }
     report.print();
     report.write(&workspace::target().join("bench.json"))

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose purpose is to report on the terminal")]
 
+mod attack;
 #[cfg(feature = "bench")]
 mod bench;
 mod chaos;
@@ -14,13 +15,14 @@ mod conformance;
 mod examples;
 mod fuzz;
 mod layers;
+mod postgres;
 mod process;
 mod service;
 mod setup;
 mod tools;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -71,7 +73,7 @@ enum Task {
     },
     /// Measure the service as it is shipped; prints a table and writes `target/bench.json`.
     Bench {
-        /// What to measure: `start`, `creates`, `pages`, `revocations`, `protocols`, `floods`, `verify`; everything if nothing is named.
+        /// What to measure: `start`, `creates`, `pages`, `revocations`, `protocols`, `verify`; everything if nothing is named.
         subjects: Vec<String>,
         /// How many keys `verify` has.
         #[arg(long, default_value_t = 1_000_000)]
@@ -82,6 +84,17 @@ enum Task {
         /// Arguments of the harness: names of faults, `--minutes N`, `--brief`, `--planted`, `--rate N`; `-- --help` tells all.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Attack a running service in many ways while others call it; prints a table and writes `target/attack.json`.
+    Attack {
+        /// Which attacks; all if nothing is named.
+        names: Vec<String>,
+        /// An executable to attack; without it one is built in the release profile.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+        /// Those of `cargo xtask ci`, and shorter.
+        #[arg(long)]
+        brief: bool,
     },
     /// Compare the dependencies with RustSec's advisories (needs the network).
     Audit,
@@ -111,6 +124,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz { seconds } => fuzz::run_all(seconds),
         Task::Bench { subjects, keys } => bench(&subjects, keys),
         Task::Chaos { arguments } => chaos::run_all(&arguments),
+        Task::Attack { names, binary, brief } => attack::run_all(&names, binary, brief),
         Task::Audit => ci::audit(),
     }
 }

@@ -75,8 +75,12 @@ impl Service {
         Ok(service)
     }
 
+    /// The most memory that ever was resident, in bytes.
+    pub(crate) fn peak_memory(&self) -> Result<f64> {
+        memory(self.process_id(), "VmHWM:")
+    }
+
     /// The service's process.
-    #[cfg(feature = "bench")]
     pub(crate) fn process_id(&self) -> u32 {
         self.process.0.id()
     }
@@ -98,6 +102,14 @@ impl Service {
         TcpStream::connect(self.admin).is_ok()
             && succeeds(Command::new("curl").args(["--silent", "--fail"]).arg(format!("http://{}/readyz", self.admin)))
     }
+}
+
+/// A process's memory in bytes: `VmRSS:` is what is resident now, `VmHWM:` the most that ever was (proc(5)).
+pub(crate) fn memory(process: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
+    let kibibytes: f64 = value.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes * 1_024.0)
 }
 
 /// An address of loopback that nobody listened on a moment ago.

@@ -8,10 +8,12 @@ use tonic::metadata::AsciiMetadataValue;
 
 use super::{
     load,
-    postgres::Postgres,
     report::{Report, median},
 };
-use crate::service::{Service, Start};
+use crate::{
+    postgres::Postgres,
+    service::{Service, Start},
+};
 
 /// Connections, of the service's callers and of pgbench alike.
 const CONNECTIONS: usize = 16;

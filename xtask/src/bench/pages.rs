@@ -8,10 +8,12 @@ use tonic::metadata::AsciiMetadataValue;
 use super::{
     creates::manager_keys,
     load::Client,
-    postgres::Postgres,
     report::{Report, median},
 };
-use crate::service::{Service, Start};
+use crate::{
+    postgres::Postgres,
+    service::{Service, Start},
+};
 
 const SMALL: i32 = 1_000;
 const LARGE: i32 = 1_000_000;

@@ -1,4 +1,4 @@
-//! What the system says of a process: its CPU time and its memory; and which core it runs on.
+//! What the system says of a process's CPU time, and which core it runs on.
 
 use std::{fs, thread};
 
@@ -20,23 +20,6 @@ pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
     Ok(ticks / TICKS_PER_SECOND)
-}
-
-/// The memory of a process that is resident now, in bytes.
-pub(crate) fn resident_memory(process: u32) -> Result<f64> {
-    status(process, "VmRSS:")
-}
-
-/// The most memory of a process that ever was resident, in bytes.
-pub(crate) fn peak_memory(process: u32) -> Result<f64> {
-    status(process, "VmHWM:")
-}
-
-fn status(process: u32, field: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let value = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
-    let kibibytes: f64 = value.trim().trim_end_matches(" kB").parse()?;
-    Ok(kibibytes * 1_024.0)
 }
 
 /// Does something on one core alone; the processes that it starts stay there too.

@@ -8,10 +8,12 @@ use tonic::metadata::AsciiMetadataValue;
 use super::{
     creates::manager_keys,
     load::Client,
-    postgres::Postgres,
     report::{Report, percentile},
 };
-use crate::service::{Service, Start};
+use crate::{
+    postgres::Postgres,
+    service::{Service, Start},
+};
 
 const REPLICAS: usize = 3;
 const REVOCATIONS: usize = 1_000;

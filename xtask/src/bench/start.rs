@@ -12,11 +12,11 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{
-    processes::resident_memory,
-    report::{Report, median},
+use super::report::{Report, median};
+use crate::{
+    process::Ended,
+    service::{free_address, memory},
 };
-use crate::{process::Ended, service::free_address};
 
 const ROUNDS: usize = 11;
 
@@ -61,7 +61,7 @@ fn start(binary: &Path, data: &Path) -> Result<(f64, f64)> {
     }
     let ready = started.elapsed().as_secs_f64() * 1_000.0;
     sleep(Duration::from_millis(500));
-    Ok((ready, resident_memory(process.0.id())? / 1e6))
+    Ok((ready, memory(process.0.id(), "VmRSS:")? / 1e6))
 }
 
 fn is_ready(admin: SocketAddr) -> bool {

@@ -17,12 +17,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    postgres::Postgres,
-    processes::{before_others_on, cpu_seconds, resident_memory},
+    processes::{before_others_on, cpu_seconds},
     report::{Report, median},
 };
 use crate::{
+    postgres::Postgres,
     process::{command, run},
+    service::memory,
     setup,
 };
 use generator::{Choice, Shape, Target};
@@ -154,7 +155,7 @@ fn ratio(ones: &[f64], others: &[f64]) -> f64 {
 
 /// Cost and memory of one service while more and more keys come into it.
 fn grow(server: &Server, keys: &Arc<Keys>, report: &mut Report) -> Result<()> {
-    let idle = resident_memory(server.process_id())?;
+    let idle = memory(server.process_id(), "VmRSS:")?;
     let mut warmed = 0;
     for count in [1_000, 100_000, 1_000_000] {
         let count = keys.count().min(count);
@@ -172,7 +173,7 @@ fn grow(server: &Server, keys: &Arc<Keys>, report: &mut Report) -> Result<()> {
         report.add(format!("CPU of a verification at {count} keys"), median(costs), "µs");
     }
     sleep(REST);
-    let grown = resident_memory(server.process_id())? - idle;
+    let grown = memory(server.process_id(), "VmRSS:")? - idle;
     report.add(format!("memory for each of {warmed} keys"), grown / f64::from(u32::try_from(warmed)?), "bytes");
     Ok(())
 }

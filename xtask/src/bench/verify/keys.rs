@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use apikey_domain::{KeyType, RawKey, pidgr};
 
-use crate::bench::postgres::Postgres;
+use crate::postgres::Postgres;
 
 /// One key in this many is revoked.
 const REVOKED: usize = 20;

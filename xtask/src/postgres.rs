@@ -1,9 +1,7 @@
 //! A PostgreSQL with its ordinary, durable settings, in a container that ends with the run.
 
 use std::{
-    fs,
     io::Write as _,
-    path::Path,
     process::{Command, Stdio},
     thread::sleep,
     time::Duration,
@@ -12,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    process::{command, output, succeeds},
+    process::{Ended, command, output, succeeds},
     setup,
 };
 
@@ -48,7 +46,39 @@ impl Postgres {
         bail!("PostgreSQL did not become ready")
     }
 
+    /// Writes a dump of a database, in the container.
+    pub(crate) fn dump(&self, database: &str) -> Result<()> {
+        let file = format!("/tmp/{database}.dump");
+        output(&mut self.exec(&[
+            "pg_dump",
+            "--username",
+            "postgres",
+            "--format",
+            "custom",
+            "--file",
+            &file,
+            database,
+        ]))?;
+        Ok(())
+    }
+
+    /// Drops the database, whoever is connected, and makes it again from its dump.
+    pub(crate) fn restore(&self, database: &str) -> Result<()> {
+        let file = format!("/tmp/{database}.dump");
+        self.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"))?;
+        self.create(database)?;
+        output(&mut self.exec(&["pg_restore", "--username", "postgres", "--dbname", database, &file]))?;
+        Ok(())
+    }
+
+    /// A session that carries out what is written to its standard input, until that ends.
+    pub(crate) fn session(&self, database: &str) -> Result<Ended> {
+        let mut psql = self.exec(&["psql", "--username", "postgres", "--no-psqlrc", "--quiet", "--dbname", database]);
+        Ok(Ended(psql.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?))
+    }
+
     /// Leaves every other core to what is measured.
+    #[cfg(feature = "bench")]
     pub(crate) fn keep_on_core(&self, core: usize) -> Result<()> {
         output(command("docker", ["update", "--cpuset-cpus", &core.to_string()]).arg(&self.container))?;
         Ok(())
@@ -72,16 +102,17 @@ impl Postgres {
     }
 
     /// Runs a script by pgbench and returns its transactions per second.
+    #[cfg(feature = "bench")]
     pub(crate) fn pgbench(
         &self,
         database: &str,
         script: &str,
         clients: usize,
         duration: Duration,
-        folder: &Path,
+        folder: &std::path::Path,
     ) -> Result<f64> {
         let local = folder.join("pgbench.sql");
-        fs::write(&local, script)?;
+        std::fs::write(&local, script)?;
         output(command("docker", ["cp"]).arg(&local).arg(format!("{}:/tmp/pgbench.sql", self.container)))?;
         let mut pgbench = self.exec(&["pgbench", "--username", "postgres", "--host", "127.0.0.1", "--no-vacuum"]);
         pgbench.args(["--protocol", "prepared", "--file", "/tmp/pgbench.sql", "--jobs", "2"]);
