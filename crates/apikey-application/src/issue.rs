@@ -124,6 +124,7 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
         let principal = &caller.principal;
         self.policy.authorize(principal)?;
         let request = request.map_err(|invalid| invalid.judged(self.clock.now()))?;
+        self.refuse_keys_in_texts(&request)?;
         self.check_catalogue(&request.permissions)?;
         principal.may_grant(&request.permissions)?;
 
@@ -165,6 +166,17 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
             }
             Err(CommitError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// A raw key in a text that is stored and shown would be there for all who may list.
+    fn refuse_keys_in_texts(&self, request: &IssueRequest) -> Result<(), IssueError> {
+        let idempotency_key = request.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        let texts = [("name", Some(request.name.as_str())), ("idempotency-key", idempotency_key)];
+        let holding = texts.into_iter().filter(|(_, text)| text.is_some_and(|text| self.policy.format.occurs_in(text)));
+        let violations: Vec<_> = holding
+            .map(|(field, _)| FieldViolation::new(field, "must not hold an API key: it would be stored and shown"))
+            .collect();
+        if violations.is_empty() { Ok(()) } else { Err(IssueError::InvalidFields(violations)) }
     }
 
     fn check_catalogue(&self, permissions: &PermissionSet) -> Result<(), IssueError> {

@@ -87,6 +87,16 @@ impl KeyFormat {
         KeyType::ALL.into_iter().any(|key_type| text.starts_with(self.brand(key_type)))
     }
 
+    /// Whether a key of this format stands anywhere in the text, such as one that was pasted where a name belongs.
+    #[must_use]
+    pub fn occurs_in(&self, text: &str) -> bool {
+        KeyType::ALL.into_iter().any(|key_type| {
+            let brand = self.brand(key_type);
+            let candidate = |start: usize| text.get(start..start + brand.len() + BODY_LENGTH);
+            text.match_indices(brand).filter_map(|(start, _)| candidate(start)).any(|text| self.parse(text).is_ok())
+        })
+    }
+
     /// Makes a new key. `entropy` fills the given buffer with random bytes; bytes that would bias the digits are thrown
     /// away.
     ///

@@ -78,6 +78,9 @@ proptest! {
         prop_assert!(raw_key.expose().starts_with(raw_key.prefix().as_str()));
         prop_assert_eq!(raw_key.expose().len(), KEY_FORMAT.brand(key_type).len() + 46);
         prop_assert!(KEY_FORMAT.claims(raw_key.expose()));
+        let pasted = ["é pidgr_k_ ", raw_key.expose(), "!"].concat();
+        prop_assert!(KEY_FORMAT.occurs_in(&pasted));
+        prop_assert!(!KEY_FORMAT.occurs_in(&raw_key.expose()[..53]) && !OTHER_FORMAT.occurs_in(raw_key.expose()));
         prop_assert!(OTHER_FORMAT.parse(raw_key.expose()).is_err());
     }
 

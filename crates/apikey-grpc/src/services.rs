@@ -16,7 +16,7 @@ use http_body::Body as HttpBody;
 use hyper::service::Service as HyperService;
 use tonic::{body::Body, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
-use tonic_reflection::pb::v1 as reflection;
+use tonic_reflection::pb as reflection;
 use tower::Service;
 
 use crate::{
@@ -30,8 +30,15 @@ use crate::{
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+/// The same under its first name, by which Postman before 11 and older tools ask for it.
+const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 /// The descriptor sets of every service that a listener may serve.
-const DESCRIPTOR_SETS: [&[u8]; 3] = [FILE_DESCRIPTOR_SET, health::FILE_DESCRIPTOR_SET, reflection::FILE_DESCRIPTOR_SET];
+const DESCRIPTOR_SETS: [&[u8]; 4] = [
+    FILE_DESCRIPTOR_SET,
+    health::FILE_DESCRIPTOR_SET,
+    reflection::v1::FILE_DESCRIPTOR_SET,
+    reflection::v1alpha::FILE_DESCRIPTOR_SET,
+];
 const REVOKE: &str = "pidgr.v1.ApiKeyService/RevokeApiKey";
 
 /// A descriptor set that this crate holds cannot be read: a defect of the build.
@@ -87,7 +94,7 @@ impl PublicService {
         let (calls, serving) = surround(wrap, service, request_ids.clone(), limits).await?;
         let options = WebOptions {
             descriptor_sets: &DESCRIPTOR_SETS,
-            services: &[service, HEALTH, REFLECTION],
+            services: &[service, HEALTH, REFLECTION, REFLECTION_ALPHA],
             max_message_size: MAX_MESSAGE_SIZE,
             patience: limits.deadline.max(limits.revoke_deadline).saturating_add(ARRIVAL),
         };
@@ -172,21 +179,27 @@ async fn surround<S>(
 ) -> Result<(Calls<S>, Serving), InvalidDescriptors> {
     let CallLimits { deadline, revoke_deadline, concurrent_calls } = limits;
     let limit = |method: &str| -> Duration { if method == REVOKE { revoke_deadline } else { deadline } };
-    let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION], HEALTH, limit)?;
+    let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION, REFLECTION_ALPHA], HEALTH, limit)?;
 
     let (reporter, health_server) = tonic_health::server::health_reporter();
     let serving = Serving { reporter, service };
     serving.set(false).await;
-    let reflection_server = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(health::FILE_DESCRIPTOR_SET)
-        .with_service_name(service)
-        .with_service_name(HEALTH)
-        .with_service_name(REFLECTION)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(health::FILE_DESCRIPTOR_SET)
+            // What the details of errors hold, so that tools show them in words.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(service)
+            .with_service_name(HEALTH)
+            .with_service_name(REFLECTION)
+            .with_service_name(REFLECTION_ALPHA)
+    };
+    let (v1, v1_alpha) = (described().build_v1()?, described().build_v1alpha()?);
     let routes = Routes::default()
         .add_service(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
-        .add_service(reflection_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .add_service(v1.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .add_service(v1_alpha.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .prepare();
     Ok((Calls::new(wrap(routes), request_ids, methods, concurrent_calls), serving))
 }

@@ -113,8 +113,17 @@ impl Failure {
 
     /// The message cannot be decoded.
     pub(crate) fn malformed_message(description: &str) -> Self {
-        let mut failure = Self::of(ErrorKind::InvalidArgument, "MALFORMED_MESSAGE", "the message cannot be decoded");
+        let message = format!("the message cannot be decoded: {description}");
+        let mut failure = Self::of(ErrorKind::InvalidArgument, "MALFORMED_MESSAGE", message);
         failure.details.add_bad_request_violation("message", description);
+        failure
+    }
+
+    /// A field of the message cannot be decoded.
+    pub(crate) fn malformed_field(field: String, description: String) -> Self {
+        let message = format!("the message cannot be decoded: {field} {description}");
+        let mut failure = Self::of(ErrorKind::InvalidArgument, "MALFORMED_MESSAGE", message);
+        failure.details.add_bad_request_violation(field, description);
         failure
     }
 

@@ -20,7 +20,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt};
 
 use super::{
-    json,
+    json::{self, UnknownFields},
     served::{Method, Served},
 };
 use crate::{
@@ -124,6 +124,9 @@ where
             let message = message.map_err(|error| inner_status(&error))?;
             match codec.decode(message) {
                 Ok(message) => Ok(Frame::data(frames::frame(&message))),
+                Err(json::JsonError::Field { field, description }) => {
+                    Err(Failure::malformed_field(field, description).into_status(&codec.request_id))
+                }
                 Err(error) => Err(Failure::malformed_message(&error.to_string()).into_status(&codec.request_id)),
             }
         });
@@ -219,8 +222,8 @@ where
             Ok(method) => method,
             Err(error) => return Box::pin(future::ready(Err(error))),
         };
-        let input = Codec::new(&method.input, format, context);
-        let output = Codec::new(&method.output, format, context);
+        let input = Codec::new(method, &method.input, format, context);
+        let output = Codec::new(method, &method.output, format, context);
         let call = self.call(path, context, messages, input);
         Box::pin(async move {
             let Ok(response) = call.await;
@@ -242,8 +245,8 @@ where
             Ok(method) => method,
             Err(error) => return Box::pin(future::ready(Err(error))),
         };
-        let input = Codec::new(&method.input, format, context);
-        let output = Codec::new(&method.output, format, context);
+        let input = Codec::new(method, &method.input, format, context);
+        let output = Codec::new(method, &method.output, format, context);
         let call = self.call(path, context, messages, input);
         let ending = context.extensions().get::<Ending>().cloned().unwrap_or_default();
         Box::pin(async move {
@@ -256,18 +259,23 @@ where
 /// How the messages of one type are written in a request or its answer.
 struct Codec {
     descriptor: MessageDescriptor,
+    unknown_fields: UnknownFields,
     format: CodecFormat,
     request_id: RequestId,
 }
 
 impl Codec {
-    fn new(descriptor: &MessageDescriptor, format: CodecFormat, context: &RequestContext) -> Self {
+    fn new(method: &Method, descriptor: &MessageDescriptor, format: CodecFormat, context: &RequestContext) -> Self {
         let request_id = context.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::missing);
-        Self { descriptor: descriptor.clone(), format, request_id }
+        Self { descriptor: descriptor.clone(), unknown_fields: method.unknown_fields, format, request_id }
     }
 
     fn decode(&self, message: Bytes) -> Result<Bytes, json::JsonError> {
-        if self.format == CodecFormat::Json { json::to_proto(&self.descriptor, &message) } else { Ok(message) }
+        if self.format == CodecFormat::Json {
+            json::to_proto(&self.descriptor, &message, self.unknown_fields)
+        } else {
+            Ok(message)
+        }
     }
 
     fn encode(&self, message: Bytes) -> Result<Bytes, ConnectError> {

@@ -21,7 +21,7 @@ use crate::{
     frames::{Part, frame, parts},
     unary,
 };
-use json::{from_proto, to_proto};
+use json::{UnknownFields, from_proto, to_proto};
 use reading::{check_create_request, is_well_formed, messages};
 
 mod reading;
@@ -171,7 +171,8 @@ fn judge(text: &[u8]) -> Option<Response<Bytes>> {
     assert!(received.0.is_empty() || (received.0.len() == 1 && received.1), "{shown}");
     match content_type.as_str() {
         "application/json" if plain => {
-            let translated = to_proto(&CREATE_REQUEST, &body).unwrap_or_else(|error| panic!("{error}: {shown}"));
+            let translated = to_proto(&CREATE_REQUEST, &body, UnknownFields::Refused)
+                .unwrap_or_else(|error| panic!("{error}: {shown}"));
             assert_eq!(received, (vec![translated.to_vec()], true), "{shown}");
             judge_json(&body);
         }
@@ -184,14 +185,14 @@ fn judge(text: &[u8]) -> Option<Response<Bytes>> {
 
 /// What is read as a message is well-formed JSON, means what a plain reader finds in it, and survives the way back and forth.
 fn judge_json(text: &[u8]) {
-    let Ok(message) = to_proto(&CREATE_REQUEST, text) else { return };
+    let Ok(message) = to_proto(&CREATE_REQUEST, text, UnknownFields::Ignored) else { return };
     let shown = String::from_utf8_lossy(text);
     assert!(is_well_formed(text), "{shown}");
     // An enum's negative number takes two characters and a comma here, and ten bytes there.
     assert!(message.len() <= 4 * text.len(), "{shown}");
     check_create_request(text, &pb::CreateApiKeyRequest::decode(message.clone()).unwrap());
     let written = from_proto(&CREATE_REQUEST, message.clone()).unwrap_or_else(|error| panic!("{error}: {shown}"));
-    assert_eq!(to_proto(&CREATE_REQUEST, &written), Ok(message), "{shown}");
+    assert_eq!(to_proto(&CREATE_REQUEST, &written, UnknownFields::Refused), Ok(message), "{shown}");
 }
 
 /// The same messages are found however the bytes are cut.

@@ -7,14 +7,27 @@ use prost_reflect::{
     prost_types::{MethodOptions, method_options::IdempotencyLevel},
 };
 
+use super::json::UnknownFields;
+
 /// One method.
 pub(super) struct Method {
     pub(super) client_streaming: bool,
     pub(super) server_streaming: bool,
     /// Whether the proto file says that the method has no side effects, so that Connect may call it by GET.
     pub(super) without_side_effects: bool,
+    /// What becomes of fields in JSON that its message does not have.
+    pub(super) unknown_fields: UnknownFields,
     pub(super) input: MessageDescriptor,
     pub(super) output: MessageDescriptor,
+}
+
+/// The package whose methods are known by their names: those of Google's AIP-131 and AIP-132 only read.
+const PACKAGE: &str = "pidgr.";
+const READS: [&str; 2] = ["Get", "List"];
+
+fn unknown_fields(service: &str, method: &str) -> UnknownFields {
+    let changes = service.starts_with(PACKAGE) && !READS.iter().any(|read| method.starts_with(read));
+    if changes { UnknownFields::Refused } else { UnknownFields::Ignored }
 }
 
 /// The methods of a listener's services, by `package.Service/Method`.
@@ -39,6 +52,7 @@ impl Served {
                     client_streaming: method.is_client_streaming(),
                     server_streaming: method.is_server_streaming(),
                     without_side_effects: level == Some(IdempotencyLevel::NoSideEffects),
+                    unknown_fields: unknown_fields(service.full_name(), method.name()),
                     input: method.input(),
                     output: method.output(),
                 };
@@ -66,6 +80,10 @@ mod tests {
         let create = served.find("/pidgr.v1.ApiKeyService/CreateApiKey").unwrap();
         assert!(!create.client_streaming && !create.server_streaming);
         assert_eq!(create.output.full_name(), "pidgr.v1.CreateApiKeyResponse");
+        assert_eq!(create.unknown_fields, UnknownFields::Refused);
+        assert_eq!(served.find("pidgr.v1.ApiKeyService/RevokeApiKey").unwrap().unknown_fields, UnknownFields::Refused);
+        assert_eq!(served.find("pidgr.v1.ApiKeyService/ListApiKeys").unwrap().unknown_fields, UnknownFields::Ignored);
+        assert_eq!(served.find("grpc.health.v1.Health/Check").unwrap().unknown_fields, UnknownFields::Ignored);
         assert!(served.find("/grpc.health.v1.Health/Watch").is_some_and(|watch| watch.server_streaming));
         assert!(served.find("/pidgr.v1.ApiKeyVerificationService/VerifyApiKey").is_none());
         assert!(served.find("//pidgr.v1.ApiKeyService/CreateApiKey").is_none());

@@ -8,7 +8,11 @@ use tonic_reflection::pb::v1 as reflection;
 use crate::service::{Setup, start_with};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
-const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+/// Both names of the one protocol: their messages are alike.
+const REFLECT: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 
 #[tokio::test]
 async fn health_follows_the_switch_and_needs_no_credential() {
@@ -40,21 +44,24 @@ async fn reflection_lists_what_the_listener_serves_and_describes_it() {
         server_reflection_request::MessageRequest as Ask, server_reflection_response::MessageResponse as Told,
     };
     let running = start_with(Setup::default()).await;
-    for (listener, service) in
-        [(&running.public, "pidgr.v1.ApiKeyService"), (&running.verification, "pidgr.v1.ApiKeyVerificationService")]
-    {
+    let listeners =
+        [(&running.public, "pidgr.v1.ApiKeyService"), (&running.verification, "pidgr.v1.ApiKeyVerificationService")];
+    for ((listener, service), reflect) in listeners.into_iter().flat_map(|served| REFLECT.map(|path| (served, path))) {
         let wire = listener.wire().await;
         let ask = async |question| {
             let request = reflection::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
-            wire.call(REFLECT, &[], &request).await
+            wire.call(reflect, &[], &request).await
         };
         let answer: reflection::ServerReflectionResponse = ask(Ask::ListServices(String::new())).await.message();
         let Some(Told::ListServicesResponse(listed)) = answer.message_response else { panic!("{answer:?}") };
         let mut names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
         names.sort();
-        assert_eq!(names, ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", service]);
+        let standard = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+        assert_eq!(names, [standard[0], standard[1], "grpc.reflection.v1alpha.ServerReflection", service]);
 
-        for symbol in [service, "grpc.health.v1.Health", "pidgr.v1.Permission", "google.protobuf.Timestamp"] {
+        // Details of errors among them, which tools show in words where they are described.
+        let described = ["pidgr.v1.Permission", "google.protobuf.Timestamp", "google.rpc.BadRequest"];
+        for symbol in described.into_iter().chain([service, standard[0]]) {
             let answer: reflection::ServerReflectionResponse =
                 ask(Ask::FileContainingSymbol(symbol.to_owned())).await.message();
             let Some(Told::FileDescriptorResponse(files)) = answer.message_response else { panic!("{answer:?}") };

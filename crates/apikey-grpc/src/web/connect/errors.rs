@@ -1,10 +1,13 @@
 //! Errors as Connect shows them: the table's, and the runtime's own.
 
+use std::sync::LazyLock;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{Code, Status, body::Body};
 
 use crate::{request_id::RequestId, status::complete};
@@ -61,13 +64,28 @@ pub(super) fn connect_error(status: &Status, headers: HeaderMap) -> ConnectError
     let details = tonic_types::Status::decode(status.details()).unwrap_or_default().details;
     error.details = details
         .into_iter()
-        .map(|detail| ErrorDetail {
-            type_url: detail.type_url.rsplit('/').next().unwrap_or_default().to_owned(),
-            value: Some(STANDARD_NO_PAD.encode(&detail.value)),
-            debug: None,
+        .map(|detail| {
+            let message = detail.type_url.rsplit('/').next().unwrap_or_default();
+            ErrorDetail {
+                type_url: message.to_owned(),
+                value: Some(STANDARD_NO_PAD.encode(&detail.value)),
+                debug: in_words(message, &detail.value),
+            }
         })
         .collect();
     error.with_headers(headers)
+}
+
+/// The messages of `google/rpc/error_details.proto`.
+static DETAILS: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    // What it cannot read would be a defect of the library's build, for which details in Base64 alone are no reason to fail.
+    DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_default()
+});
+
+/// A detail as JSON: for people who read an answer, where no program should look.
+fn in_words(message: &str, value: &[u8]) -> Option<serde_json::Value> {
+    let descriptor = DETAILS.get_message_by_name(message)?;
+    serde_json::to_value(DynamicMessage::decode(descriptor, value).ok()?).ok()
 }
 
 /// What the inner service is told where the runtime could not read a message of a stream.

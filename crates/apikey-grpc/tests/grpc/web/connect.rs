@@ -145,6 +145,55 @@ async fn the_credential_is_judged_before_the_message_is_read() {
 }
 
 #[tokio::test]
+async fn a_field_that_cannot_be_taken_is_named_in_the_message_and_the_details_are_readable() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let before = running.state();
+    for (json, field, sentence) in [
+        (r#"{"name":"x","expiresIn":"30d"}"#, "expiresIn", "expiresIn is no field of pidgr.v1.CreateApiKeyRequest"),
+        (
+            r#"{"name":"x","expiresAt":"2027-01-01"}"#,
+            "expires_at",
+            r#"expires_at must be an instant of RFC 3339, such as "2027-01-31T00:00:00Z""#,
+        ),
+        (r#"{"name":"x","name":"y"}"#, "name", "name is given twice"),
+    ] {
+        let answer = post_json(running.public.address, CREATE, &[("x-api-key", &manager)], json).await;
+        assert_eq!(answer.error(), refused(400, "invalid_argument", "MALFORMED_MESSAGE"));
+        assert_eq!(answer.violated_fields(), [field]);
+        let told = answer.json();
+        assert_eq!(told["message"], format!("the message cannot be decoded: {sentence}"));
+        let details = told["details"].as_array().unwrap();
+        let bad_request = details.iter().find(|detail| detail["type"] == "google.rpc.BadRequest").unwrap();
+        assert_eq!(bad_request["debug"]["fieldViolations"][0]["field"], field);
+        assert!(details.iter().all(|detail| detail["debug"].is_object()), "{details:?}");
+    }
+    assert_eq!(running.state(), before);
+    // What only reads keeps Connect's rule.
+    let answer = post_json(running.public.address, LIST, &[("x-api-key", &manager)], r#"{"newer":1}"#).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_where_a_name_belongs_is_refused_and_not_stored() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let before = running.state();
+    let credential = ("x-api-key", manager.as_str());
+    let named = json!({ "name": format!("for CI: {manager}!") }).to_string();
+    for (headers, body, field) in [
+        (&[credential][..], named.as_str(), "name"),
+        (&[credential, ("idempotency-key", manager.as_str())], r#"{"name":"CI"}"#, "idempotency-key"),
+    ] {
+        let answer = post_json(running.public.address, CREATE, headers, body).await;
+        assert_eq!(answer.error(), refused(400, "invalid_argument", "INVALID_FIELDS"));
+        assert_eq!(answer.violated_fields(), [field]);
+        assert!(!format!("{answer:?}").contains(&manager));
+    }
+    assert_eq!(running.state(), before);
+}
+
+#[tokio::test]
 async fn the_callers_time_limit_is_honoured_and_an_unreadable_one_refused() {
     let running = start().await;
     let (manager, _) = running.manager(1);
