@@ -33,6 +33,10 @@ func main() {
 	if err := overConnect(); err != nil {
 		log.Fatal("Connect: ", err)
 	}
+	// As Pidgr's MCP server does: by HTTP/1.1 where the address is http.
+	if err := overConnect(connect.WithGRPC()); err != nil {
+		log.Fatal("gRPC by connect-go: ", err)
+	}
 }
 
 func overGRPC() error {
@@ -73,8 +77,8 @@ func overGRPC() error {
 	return nil
 }
 
-func overConnect() error {
-	client := pidgrv1connect.NewApiKeyServiceClient(http.DefaultClient, os.Getenv("APIKEYS_ENDPOINT"))
+func overConnect(options ...connect.ClientOption) error {
+	client := pidgrv1connect.NewApiKeyServiceClient(http.DefaultClient, os.Getenv("APIKEYS_ENDPOINT"), options...)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
@@ -106,7 +110,7 @@ func overConnect() error {
 	if _, err := client.ListApiKeys(ctx, list); connect.CodeOf(err) != connect.CodeUnauthenticated {
 		return fmt.Errorf("a revoked key was answered by %v", err)
 	}
-	fmt.Println("the published package works by Connect")
+	fmt.Println("the published package works by connect-go")
 	return nil
 }
 

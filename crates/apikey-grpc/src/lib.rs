@@ -25,6 +25,7 @@ mod convert;
 mod credential;
 mod frames;
 mod guard;
+mod http1;
 pub mod listener;
 mod management;
 mod methods;

@@ -22,6 +22,7 @@ use tower::Service;
 use crate::{
     AccessToken, CallLimits, Management, RequestIds,
     call::{Answer, Calls, Handler, MAX_MESSAGE_SIZE},
+    http1,
     listener::PeerAddress,
     methods::Methods,
     verification::Verification,
@@ -237,7 +238,7 @@ where
     type Future = Answer;
 
     fn call(&self, request: Request<B>) -> Answer {
-        self.0.call(request)
+        http1::announced(request.version(), self.0.call(request))
     }
 }
 
@@ -259,6 +260,6 @@ where
 
     fn call(&self, mut request: Request<B>) -> Answer {
         request.extensions_mut().insert(self.peer);
-        self.web.clone().call(request)
+        http1::announced(request.version(), self.web.clone().call(request))
     }
 }

@@ -1,4 +1,4 @@
-// Command connect creates, lists and revokes an API key by the Connect protocol, over plain HTTP/1.1.
+// Command connect creates, lists and revokes an API key by each protocol that connect-go speaks, over HTTP/1.1 and HTTP/2.
 //
 // It reads APIKEYS_ENDPOINT (http://host:port) and APIKEYS_KEY (a key that may manage API keys).
 package main
@@ -40,18 +40,30 @@ func run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
-	for name, encoding := range map[string][]connect.ClientOption{
-		"protobuf": nil,
-		"JSON":     {connect.WithProtoJSON()},
+	for protocol, choice := range map[string][]connect.ClientOption{
+		"Connect with protobuf": nil,
+		"Connect with JSON":     {connect.WithProtoJSON()},
+		"gRPC":                  {connect.WithGRPC()},
+		"gRPC-Web":              {connect.WithGRPCWeb()},
 	} {
-		options := append(encoding, connect.WithInterceptors(credential(os.Getenv("APIKEYS_KEY"))))
-		client := pidgrv1connect.NewApiKeyServiceClient(http.DefaultClient, os.Getenv("APIKEYS_ENDPOINT"), options...)
-		if err := walk(ctx, client); err != nil {
-			return fmt.Errorf("Connect with %s: %w", name, err)
+		for version, transport := range map[string]http.RoundTripper{"HTTP/1.1": http.DefaultTransport, "HTTP/2": overHTTP2()} {
+			options := append(choice, connect.WithInterceptors(credential(os.Getenv("APIKEYS_KEY"))))
+			caller := &http.Client{Transport: transport}
+			client := pidgrv1connect.NewApiKeyServiceClient(caller, os.Getenv("APIKEYS_ENDPOINT"), options...)
+			if err := walk(ctx, client); err != nil {
+				return fmt.Errorf("%s over %s: %w", protocol, version, err)
+			}
+			fmt.Println(protocol, "over", version, "works")
 		}
-		fmt.Println("Connect with", name, "works")
 	}
 	return nil
+}
+
+// overHTTP2 speaks HTTP/2 without TLS, as within a private network.
+func overHTTP2() http.RoundTripper {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{Protocols: protocols}
 }
 
 func walk(ctx context.Context, client pidgrv1connect.ApiKeyServiceClient) error {

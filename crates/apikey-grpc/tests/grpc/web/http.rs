@@ -33,6 +33,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Behind the body, where HTTP has them.
+    pub(crate) trailers: HeaderMap,
 }
 
 pub(crate) fn full(body: impl Into<Bytes>) -> WireBody {
@@ -75,8 +77,9 @@ where
         }
     };
     let (head, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    Answer { status: head.status, headers: head.headers, body }
+    let body = body.collect().await.unwrap();
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers }
 }
 
 /// Posts JSON by HTTP/1.1.

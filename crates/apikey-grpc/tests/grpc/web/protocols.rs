@@ -11,7 +11,7 @@ use tonic_health::pb as health;
 use super::http::{Answer, VERSIONS, Version, full, request, send};
 use crate::{
     service::{Running, start},
-    wire::{CREATE, LIST, REVOKE, frame},
+    wire::{CREATE, LIST, REVOKE, VERIFY, frame},
 };
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -91,6 +91,28 @@ fn decode<M: Message + Default>(way: Way, answer: &Answer) -> M {
             assert!(trailers.contains("grpc-status:0") || trailers.contains("grpc-status: 0"), "{trailers}");
             M::decode(message).unwrap()
         }
+    }
+}
+
+#[tokio::test]
+async fn grpc_over_http_1_has_its_status_behind_the_message_on_both_listeners() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let (raw_key, _) = running.manager(2);
+    let verify = pb::VerifyApiKeyRequest { raw_key, ..pb::VerifyApiKeyRequest::default() };
+    for (address, path, message) in [
+        (running.public.address, LIST, pb::ListApiKeysRequest::default().encode_to_vec()),
+        (running.verification.address, VERIFY, verify.encode_to_vec()),
+    ] {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-api-key", &manager)];
+        let body = full(frame(&message));
+        let answer = send(address, Version::Http1, request(Method::POST, path, &headers, body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.trailers.get("grpc-status").unwrap(), "0", "{answer:?}");
+        // What fails has its status in the head, since there is no message.
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = send(address, Version::Http1, request(Method::POST, path, &headers, full("no message"))).await;
+        assert!(answer.header("grpc-status").is_some_and(|status| status != "0"), "{answer:?}");
     }
 }
 
