@@ -23,6 +23,7 @@ mod call;
 pub mod client;
 mod convert;
 mod credential;
+mod drain;
 mod frames;
 mod guard;
 mod http1;

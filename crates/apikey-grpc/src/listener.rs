@@ -20,10 +20,12 @@ use tokio::{
 };
 
 use activity::{Activity, Tracked};
+use linger::Lingering;
 
 use crate::TlsIdentity;
 
 mod activity;
+mod linger;
 
 /// The network address of whoever opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +295,7 @@ impl Connection {
         let Self { http, limits, mut closing, slot: _slot } = self;
         let activity = Activity::default();
         let service = Tracked::new(service, activity.clone());
-        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(Lingering::new(stream)), service));
         let outcome = tokio::select! {
             outcome = &mut connection => outcome,
             () = async { drop(closing.wait_for(|closing| *closing).await) } => {

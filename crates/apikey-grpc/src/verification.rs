@@ -19,6 +19,7 @@ use crate::{
     AccessToken,
     call::{Answer, Handler, MAX_MESSAGE_SIZE, request_id},
     convert,
+    drain::{self, Drained},
     guard::forget_credentials,
     status::Failure,
     unary,
@@ -65,7 +66,7 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
             return Box::pin(async move { Ok(verifier.answer(body).await) });
         }
         forget_credentials(request.headers_mut());
-        self.server.handle(request.map(Body::new))
+        self.server.handle(request.map(|body| Body::new(Drained::new(Body::new(body)))))
     }
 }
 
@@ -74,11 +75,17 @@ pub(crate) struct Verifier<S, C>(Arc<VerifyApiKey<S, C>>);
 impl<S: KeyStore, C: Clock> Verifier<S, C> {
     async fn answer<B>(&self, mut body: B) -> Response<Body>
     where
-        B: HttpBody<Data = Bytes> + Unpin,
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let verified = async { self.verify(unary::read(&mut body, MAX_MESSAGE_SIZE).await?).await };
-        verified.await.map_or_else(Status::into_http, |response| unary::answer(&response))
+        let message = match unary::read(&mut body, MAX_MESSAGE_SIZE).await {
+            Ok(message) => message,
+            Err(status) => {
+                drain::forget(body);
+                return status.into_http();
+            }
+        };
+        self.verify(message).await.map_or_else(Status::into_http, |response| unary::answer(&response))
     }
 
     async fn verify(&self, message: pb::VerifyApiKeyRequest) -> Result<pb::VerifyApiKeyResponse, Status> {

@@ -16,14 +16,14 @@ use std::{
 
 use apikey_application::FieldViolation;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service, ServiceExt};
 
 use connect::{CONNECT_TIMEOUT, Connect};
-use drain::Drained;
+
 use served::Served;
 use single::Single;
 
@@ -31,13 +31,14 @@ pub use cors::{AllowedOrigin, AllowedOrigins, OriginError};
 
 use crate::{
     call::refuse_in_http,
+    drain::Drained,
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::Failure,
 };
 
 mod connect;
 mod cors;
-mod drain;
+
 #[cfg(test)]
 mod fuzz;
 mod json;
@@ -81,8 +82,6 @@ pub struct Web<S> {
 struct Shared {
     request_ids: RequestIds,
     served: Arc<Served>,
-    /// How much of a body that nobody wants is read all the same.
-    drained: usize,
 }
 
 impl<S: Clone> Clone for Web<S> {
@@ -150,7 +149,7 @@ where
         let connect = Connect::new(grpc.clone(), Arc::clone(&served), max_message_size, patience);
         let grpc = Single::new(grpc, Arc::clone(&served));
         let grpc_web = GrpcWebLayer::new().layer(grpc.clone());
-        let shared = Shared { request_ids, served, drained: drain::most_of(max_message_size) };
+        let shared = Shared { request_ids, served };
         Ok(Self { grpc, grpc_web, connect, origins: Arc::default(), shared: Arc::new(shared) })
     }
 
@@ -271,14 +270,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let drained = (request.version() < Version::HTTP_2).then_some(self.shared.drained);
-        let request = request.map(|body| {
-            let body = Body::new(body);
-            match drained {
-                Some(most) => Body::new(Drained::new(body, most)),
-                None => body,
-            }
-        });
+        let request = request.map(|body| Body::new(Drained::new(Body::new(body))));
         let answer = self.clone().answer(request);
         Box::pin(async move { Ok(answer.await) })
     }

@@ -240,7 +240,7 @@ fn request_of(text: &[u8]) -> Option<(Request<Body>, Vec<u8>)> {
     let size = 1 + text.len() % 37;
     let mut request = Request::builder().method(method).uri(uri);
     if text.len().is_multiple_of(2) {
-        request = request.version(Version::HTTP_2);
+        request = request.version(http::Version::HTTP_2);
     }
     for line in lines {
         let place = line.iter().position(|byte| *byte == b':')?;

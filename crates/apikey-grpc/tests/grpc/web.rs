@@ -5,5 +5,6 @@ mod compression;
 mod connect;
 mod hostile;
 mod http;
+mod oversized;
 mod protocols;
 mod tls;
