@@ -38,7 +38,11 @@ fn serve() -> Command {
 }
 
 fn migrate() -> Command {
-    with_settings(Scope::Server, Command::new("migrate").about("Brings the database's schema up to date"))
+    let grant = Arg::new("grant").long("grant").value_name("ROLE");
+    let command = Command::new("migrate")
+        .about("Brings the database's schema up to date")
+        .arg(grant.help("Then give this PostgreSQL role what the service needs on the tables, and no more"));
+    with_settings(Scope::Server, command)
 }
 
 fn bootstrap() -> Command {

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use apikey_application::Policy;
 use apikey_domain::{KeyName, OrganizationId, PermissionSet};
 use clap::ArgMatches;
@@ -14,7 +14,8 @@ use crate::{
     config::{self, Backend, Effective, LogSettings, Scope, ServerSettings},
     failure::Failure,
     runtimes::Runtimes,
-    serve, stores, telemetry,
+    serve::{self, StopSignals},
+    stores, telemetry,
 };
 
 /// Runs the command that was asked for.
@@ -31,7 +32,7 @@ pub(crate) fn run(matches: &ArgMatches, decorate: &impl Decorate) -> Result<Exit
             serve::run(settings, decorate)?;
             Ok(ExitCode::SUCCESS)
         }
-        "migrate" => migrate(&start_server_command(matches)?),
+        "migrate" => migrate(matches),
         "bootstrap" => run_bootstrap(matches),
         "config" => print_config(matches),
         _ => client::run(name, matches, &settings(Scope::Client, matches)?),
@@ -67,12 +68,23 @@ fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(settings: &ServerSettings) -> Result<ExitCode, Failure> {
+fn migrate(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let settings = start_server_command(matches)?;
+    let role = matches.get_one::<String>("grant").map(String::as_str);
+    if role.is_some() && matches!(settings.backend, Backend::Sqlite { .. }) {
+        return Err(Failure::Usage("--grant needs database_url: SQLite has no roles".to_owned()));
+    }
     let runtimes = Runtimes::start()?;
-    let applied = runtimes.store().block_on(async {
+    let applied = until_told(&runtimes, async {
         match &settings.backend {
             Backend::Sqlite { directory } => stores::migrate_sqlite(directory).await,
-            Backend::Postgres { url, .. } => stores::migrate_postgres(url).await,
+            Backend::Postgres(settings) => {
+                let applied = stores::migrate_postgres(settings).await?;
+                if let Some(role) = role {
+                    stores::grant_postgres(settings, role).await?;
+                }
+                Ok(applied)
+            }
         }
     });
     runtimes.stop();
@@ -87,7 +99,7 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let bootstrap = read_bootstrap(matches)?;
     let settings = start_server_command(matches)?;
     let runtimes = Runtimes::start()?;
-    let issued = runtimes.store().block_on(async {
+    let issued = until_told(&runtimes, async {
         match &settings.backend {
             Backend::Sqlite { directory } => {
                 let store = stores::open_sqlite(directory).await?;
@@ -95,8 +107,8 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
                 store.close().await;
                 issued
             }
-            Backend::Postgres { url, migrate, options } => {
-                let (store, _) = stores::open_postgres(url, *migrate, *options).await?;
+            Backend::Postgres(settings) => {
+                let (store, _) = stores::open_postgres(settings).await?;
                 bootstrap::issue(store.into(), bootstrap).await
             }
         }
@@ -104,6 +116,18 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     runtimes.stop();
     bootstrap::print(&issued?).context("the key could not be shown, and is lost: revoke it")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs that to its end, or until the process is told to stop: also as the first process of a container, for which the system ends
+/// nothing by itself.
+fn until_told<T>(runtimes: &Runtimes, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    runtimes.store().block_on(async {
+        let mut signals = StopSignals::catch().context("signals cannot be caught")?;
+        tokio::select! {
+            done = work => done,
+            signal = signals.received() => Err(anyhow!("ended by {signal}")),
+        }
+    })
 }
 
 fn read_bootstrap(matches: &ArgMatches) -> Result<Bootstrap, Failure> {

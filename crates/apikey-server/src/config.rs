@@ -15,6 +15,6 @@ pub(crate) use accepts::duration;
 pub(crate) use client::ClientSettings;
 pub(crate) use print::{masked_database_url, print, print_reference};
 pub(crate) use resolve::{Effective, SettingError, resolve};
-pub(crate) use server::{Backend, LogFormat, LogSettings, ServerSettings, TlsFiles};
+pub(crate) use server::{Backend, LogFormat, LogSettings, PostgresSettings, ServerSettings, TlsFiles};
 pub(crate) use setting::{Scope, Setting};
 pub(crate) use table::SETTINGS;

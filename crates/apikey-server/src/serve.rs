@@ -40,8 +40,11 @@ use crate::{
 use admin::Admin;
 use detached::Detached;
 use replica::Replica;
-use shutdown::{Shutdown, StopSignals};
+use shutdown::Shutdown;
+
 use vitals::Vitals;
+
+pub(crate) use shutdown::StopSignals;
 
 /// How long requests in flight may take to finish. With the limits below it stays within the 10 s that a stop may take.
 const DRAIN: Duration = Duration::from_millis(6_500);
@@ -79,6 +82,8 @@ async fn pick(
     runtimes: &Runtimes,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<()> {
+    // From here on, also while the database is waited for.
+    let mut stop_signals = StopSignals::catch().context("signals cannot be caught")?;
     let (runtime, workers) = (runtimes.store().clone(), runtimes.serving());
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
@@ -101,14 +106,21 @@ async fn pick(
                 revoke_deadline: CALL,
                 replica: None,
             };
-            let outcome = serve(backing, workers, is_new, &settings, metrics).await;
+            let outcome = serve(backing, workers, is_new, &settings, metrics, stop_signals).await;
             close(&runtime, store.close()).await;
             outcome
         }
-        Backend::Postgres { url, migrate, options } => {
-            let (store, is_new) =
-                run_on(&runtime, async move { stores::open_postgres(&url, migrate, options).await }).await?;
-            let limits = CacheLimits { bytes: settings.cache_bytes, reads: options.max_connections / 2 };
+        Backend::Postgres(database) => {
+            let connections = database.options.max_connections;
+            let opening = run_on(&runtime, async move { stores::open_postgres(&database).await });
+            let (store, is_new) = tokio::select! {
+                opened = opening => opened?,
+                signal = stop_signals.received() => {
+                    tracing::info!(signal, "stopped before the database could be used");
+                    return Ok(());
+                }
+            };
+            let limits = CacheLimits { bytes: settings.cache_bytes, reads: connections / 2 };
             let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
             let clock = Arc::new(DatabaseClock::new());
             let revocations = Arc::new(decorate.revocations(store.revocations()));
@@ -132,7 +144,7 @@ async fn pick(
                 revoke_deadline: revoke_deadline(settings.lease),
                 replica: Some(replica),
             };
-            serve(backing, workers, is_new, &settings, metrics).await
+            serve(backing, workers, is_new, &settings, metrics, stop_signals).await
         }
     }
 }
@@ -172,8 +184,8 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     is_new: bool,
     settings: &ServerSettings,
     metrics: PrometheusHandle,
+    mut stop_signals: StopSignals,
 ) -> anyhow::Result<()> {
-    let mut stop_signals = StopSignals::catch().context("signals cannot be caught")?;
     let tls = settings.tls.as_ref().map(tls_identity).transpose()?;
     let listeners = Listeners::bind(settings).await?;
     let usage = Arc::new(UsageLog::new());

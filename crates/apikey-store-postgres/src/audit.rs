@@ -51,11 +51,12 @@ macro_rules! bind_events {
     }};
 }
 
-/// Inserts the events of the parameters 1 to 7, in their order, for each row that `source` yields (one or none).
+/// Inserts the events of the parameters 1 to 7, in their order, for each row that `source` yields (one or none). `unnest` of several
+/// arrays is syntax: PostgreSQL takes it for its own function whatever other schemas hold, and knows it only without a schema.
 macro_rules! insert_events {
     ($source:expr) => {
         concat!(
-            "INSERT INTO audit_events \
+            "INSERT INTO $schema.audit_events \
                  (organization_id, key_id, kind, actor, origin_address, origin_request_id, at) \
              SELECT e.organization_id, e.key_id, e.kind, e.actor, e.origin_address, e.origin_request_id, e.at FROM ",
             $source,

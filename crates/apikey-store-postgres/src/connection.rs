@@ -1,6 +1,7 @@
 //! One connection: how it is opened, encrypted, driven and closed, and how a statement runs on it. Knows no statement.
 
 use std::{
+    error::Error,
     fmt,
     future::{Future, poll_fn},
     io,
@@ -31,7 +32,7 @@ use crate::{
     Options, TlsError, UrlError,
     failure::{Answer, Failure, Intent},
     observer::{Observed, Observer, Plain},
-    tls,
+    server, tls,
     url::{Encryption, Target},
 };
 
@@ -46,10 +47,34 @@ pub enum ConnectionError {
     Socket(#[source] io::Error),
     /// The new connection failed at once.
     #[error("a new connection to PostgreSQL could not be set up")]
-    Setup(#[source] diesel::ConnectionError),
+    Setup(#[source] Box<dyn Error + Send + Sync>),
     /// It took too long.
     #[error("PostgreSQL did not accept a connection in time")]
     TimedOut,
+}
+
+impl ConnectionError {
+    /// Whether the same attempt may succeed later without anybody changing a setting: the server cannot be reached, is starting or
+    /// stopping, or has no connection left.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect(error) => match error.as_db_error() {
+                // insufficient_resources, operator_intervention.
+                Some(error) => matches!(error.code().code().as_bytes(), [b'5', b'3' | b'7', ..]),
+                None => is_of_the_network(error),
+            },
+            Self::Socket(_) | Self::TimedOut => true,
+            Self::Setup(_) => false,
+        }
+    }
+}
+
+/// Whether the operating system reported the error, or the connection ended: not TLS, and not the driver's own view of a setting.
+fn is_of_the_network(error: &tokio_postgres::Error) -> bool {
+    let causes = std::iter::successors(Error::source(error), |error| (*error).source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| error.get_ref().is_none())
+        || error.is_closed()
 }
 
 /// Opens connections.
@@ -112,6 +137,11 @@ impl Connection {
         Err(failure)
     }
 
+    /// What was seen on the connection.
+    pub(crate) fn observer(&self) -> Arc<Observer> {
+        Arc::clone(&self.observer)
+    }
+
     /// Whether a statement may be sent: no answer is outstanding, and the connection was not seen to end.
     pub(crate) fn is_usable(&self) -> bool {
         !self.busy && !self.observer.is_closed()
@@ -161,6 +191,10 @@ impl Connector {
         let target = Target::parse(url, &options)?;
         let tls = tls::connector(&target.encryption)?;
         Ok(Self { target, tls, options, generation: AtomicU64::new(0), heard: Arc::default() })
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// From now on, no connection is trusted that was opened until now.
@@ -228,10 +262,15 @@ impl Connector {
     {
         let driver = tokio::spawn(drive(connection, Arc::clone(&self.heard))).abort_handle();
         match AsyncPgConnection::try_from(client).await {
-            Ok(pg) => Ok(Connection { pg, observer, busy: false, generation, driver }),
+            Ok(pg) => {
+                let mut connection = Connection { pg, observer, busy: false, generation, driver };
+                let prepared = server::prepare_session(&mut connection).await;
+                prepared.map_err(|error| ConnectionError::Setup(error.into()))?;
+                Ok(connection)
+            }
             Err(error) => {
                 driver.abort();
-                Err(ConnectionError::Setup(error))
+                Err(ConnectionError::Setup(error.into()))
             }
         }
     }

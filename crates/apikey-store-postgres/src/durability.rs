@@ -21,7 +21,7 @@ pub(crate) struct Lax {
 /// The settings of this session that weaken durability.
 pub(crate) async fn lax_settings(pg: &mut AsyncPgConnection) -> QueryResult<Vec<Lax>> {
     let rows: Vec<SettingRow> = sql_query(
-        "SELECT name, setting FROM pg_settings \
+        "SELECT name, setting FROM pg_catalog.pg_settings \
          WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') ORDER BY name",
     )
     .load(pg)

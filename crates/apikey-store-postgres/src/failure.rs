@@ -43,6 +43,20 @@ impl Failure {
     }
 }
 
+/// A proxy lends another server connection than the one on which the statement was prepared.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a proxy in front of PostgreSQL does not keep prepared statements (PgBouncer does so from 1.21 on, with \
+     max_prepared_statements above 0; otherwise use session pooling or PostgreSQL itself)"
+)]
+pub struct NoPreparedStatements(#[source] pub(crate) Box<dyn Error + Send + Sync>);
+
+/// Whether the server's answer shows that a proxy does not keep prepared statements: the server does not know one that was
+/// prepared (26000), or knows another program's of the same name (42P05).
+pub(crate) fn lacks_prepared_statements(SqlState(code): SqlState) -> bool {
+    [*b"26000", *b"42P05"].contains(&code)
+}
+
 /// All that is known about a statement that did not succeed.
 pub(crate) struct Answer {
     /// The driver's error; `None` where there was no answer in time.
@@ -93,10 +107,14 @@ impl Answer {
             // operator_intervention other than a cancel, connection exceptions, idle_in_transaction_session_timeout: the
             // server closes the connection, and whether that was before or after a commit is not said.
             [b'5', b'7', b'P', ..] | [b'0', b'8', ..] | b"25P03" => (lost(error).into(), false),
+            // invalid_sql_statement_name, duplicate_prepared_statement.
+            _ if lacks_prepared_statements(SqlState(code)) => {
+                (StoreError::Unavailable(NoPreparedStatements(error.into()).into()).into(), false)
+            }
             // serialization_failure and deadlock_detected; insufficient resources; read_only_sql_transaction and
-            // object_not_in_prerequisite_state (a standby was asked); invalid_sql_statement_name (a proxy forgot a prepared
-            // statement). The same call may succeed on another connection.
-            b"40001" | b"40P01" | [b'5', b'3', ..] | b"25006" | b"55000" | b"26000" => {
+            // object_not_in_prerequisite_state (a standby was asked); feature_not_supported ("cached plan must not change result
+            // type": somebody changed a column's type). The same call may succeed on another connection.
+            b"40001" | b"40P01" | [b'5', b'3', ..] | b"25006" | b"55000" | b"0A000" => {
                 (StoreError::Unavailable(error.into()).into(), false)
             }
             _ => (StoreError::Defect(error.into()).into(), false),
@@ -151,6 +169,8 @@ mod tests {
             (b"53300", "Unavailable", false),
             (b"25006", "Unavailable", false),
             (b"26000", "Unavailable", false),
+            (b"42P05", "Unavailable", false),
+            (b"0A000", "Unavailable", false),
             (b"22021", "Defect", false),
             (b"23505", "Defect", false),
             (b"23514", "Defect", false),

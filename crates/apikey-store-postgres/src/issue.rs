@@ -44,9 +44,9 @@ macro_rules! issue_statement {
     (claim: $claim:expr, granted: $granted:expr) => {
         concat!(
             "WITH settings AS MATERIALIZED ( \
-                 SELECT set_config('lock_timeout', $8, true) AS applied \
+                 SELECT pg_catalog.set_config('lock_timeout', $8, true) AS applied \
              ), authorizer AS MATERIALIZED ( \
-                 SELECT k.id FROM settings, api_keys k \
+                 SELECT k.id FROM settings, $schema.api_keys k \
                  WHERE settings.applied IS NOT NULL AND k.id = $9 \
                      AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $10) \
                  FOR KEY SHARE OF k \
@@ -56,7 +56,7 @@ macro_rules! issue_statement {
              ), ",
             $claim,
             "added AS ( \
-                 INSERT INTO api_keys (id, organization_id, name, prefix, digest, key_type, permissions, \
+                 INSERT INTO $schema.api_keys (id, organization_id, name, prefix, digest, key_type, permissions, \
                      created_at, expires_at, revoked_at, last_used_at, revision, narrowed_seq) \
                  SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21, NULL FROM allowed WHERE stands",
             $granted,
@@ -64,13 +64,13 @@ macro_rules! issue_statement {
              ), audited AS (",
             insert_events!("added"),
             "), counted AS ( \
-                 INSERT INTO key_counts AS c (organization_id, key_type, shard, keys) \
-                 SELECT $12, $16, pg_backend_pid() % 16, 1 FROM added \
+                 INSERT INTO $schema.key_counts AS c (organization_id, key_type, shard, keys) \
+                 SELECT $12, $16, pg_catalog.pg_backend_pid() % 16, 1 FROM added \
                  ON CONFLICT ON CONSTRAINT key_counts_pkey DO UPDATE SET keys = c.keys + 1 \
              ) \
              SELECT allowed.stands, EXISTS (SELECT FROM added) AS added, h.seq, ",
             timeline!(),
-            " AS timeline FROM allowed, revocation_head h"
+            " AS timeline FROM allowed, $schema.revocation_head h"
         )
     };
 }
@@ -79,7 +79,7 @@ const ISSUE: &str = issue_statement!(claim: "", granted: "");
 
 const ISSUE_ONCE: &str = issue_statement!(
     claim: "claimed AS ( \
-         INSERT INTO idempotency_records (organization_id, actor, idempotency_key, request_digest, key_id, created_at) \
+         INSERT INTO $schema.idempotency_records (organization_id, actor, idempotency_key, request_digest, key_id, created_at) \
          SELECT $22, $23, $24, $25, $11, $10 FROM allowed WHERE stands \
          ON CONFLICT DO NOTHING RETURNING 1 \
      ), ",
@@ -112,7 +112,7 @@ pub(crate) async fn issue(
     }
     let permissions: Vec<String> = permissions.iter().map(|permission| permission.as_str().to_owned()).collect();
     let sql = if idempotency.is_some() { ISSUE_ONCE } else { ISSUE };
-    let statement = bind_events!(statement(sql), EventColumns::of(events))
+    let statement = bind_events!(statement(connections.schema(), sql), EventColumns::of(events))
         .bind::<Text, _>(lock_timeout.to_owned())
         .bind::<Nullable<SqlUuid>, _>(on_behalf_of.map(|id| *id.as_uuid()))
         .bind::<Timestamptz, _>(to_database(now))

@@ -1,7 +1,9 @@
-//! The store port of `apikey-application` on PostgreSQL 13 or later, by diesel-async without libpq.
+//! The store port of `apikey-application` on PostgreSQL 15 or later, by diesel-async without libpq.
 //!
 //! This crate stores and does not decide: ids, digests and instants come from the domain, and the server's
 //! own clock is asked only for the time that a renewal brings. It knows no protocol, no cache and no key in the clear.
+//!
+//! Each statement names the schema of its tables (`$schema.api_keys` in its text), so that `search_path` decides nothing.
 //!
 //! Each change is one statement, so one transaction and one round trip; its parts wait for each other by the data that they
 //! pass on (data-modifying CTEs have no order of their own). [`PostgresStore::connect`] says what is checked at the start.
@@ -32,7 +34,8 @@
 //! A proxy that lends connections per transaction (`PgBouncer`, say) is fine for [`PostgresStore::connect`] if it supports
 //! prepared statements: nothing depends on a session, time limits go with each statement. Only the hints of new revocations
 //! may be lost there (`LISTEN` is of a session); without one, a replica learns of a revocation by its next renewal, a third
-//! of a lease later at most. [`PostgresStore::migrate`] needs a URL of the server itself.
+//! of a lease later at most. [`PostgresStore::migrate`] works there too: its lock is the transaction's. A proxy that does not keep
+//! prepared statements is named as the cause ([`NoPreparedStatements`]).
 
 mod audit;
 mod commit;
@@ -51,15 +54,20 @@ mod reserved;
 mod revocations;
 mod revoke;
 mod row;
+mod schema;
+mod server;
 mod store;
 mod tls;
 mod url;
 mod usage;
 
 pub use connection::{ConnectionError, TargetError};
+pub use failure::NoPreparedStatements;
 pub use migrate::{MigrateError, SchemaError};
 pub use options::Options;
 pub use revocations::PostgresRevocations;
+pub use schema::{InvalidSchema, Schema};
+pub use server::ServerError;
 pub use store::{ConnectError, PostgresStore};
 pub use tls::TlsError;
 pub use url::UrlError;

@@ -1,25 +1,42 @@
-//! The schema: its migrations, and whether the database's is the one that this version knows.
+//! Brings the schema up to date: which process does it, and whom it waits for.
+//!
+//! All that is missing is applied in one transaction, under a lock on the table of migrations. The lock ends with the transaction,
+//! so that nothing stays behind on a connection that a proxy lends; and only roles with rights on the table can take it. Where
+//! nothing is missing, nothing is locked.
 
-use std::error::Error;
+mod grant;
+mod lock;
+mod state;
 
-use diesel::{
-    QueryableByName,
-    migration::{Migration, MigrationSource},
-    pg::Pg,
-    sql_query,
-    sql_types::{Bool, Text},
-};
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use std::{error::Error, time::Duration};
+
+use diesel_async::{AnsiTransactionManager, AsyncMigrationHarness, TransactionManager as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
-use tokio::task::JoinError;
+use tokio::{task::JoinError, time::Instant};
 
-use crate::connection::{Connection, ConnectionError, Connector, TargetError};
+use crate::{
+    Schema,
+    connection::{Connection, ConnectionError, Connector, TargetError},
+    observer::SqlState,
+    server::{self, ServerError},
+};
+
+pub use state::SchemaError;
+
+pub(crate) use state::check;
 
 /// Forward-only, each with its reason.
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 
-/// Names the lock under which one process migrates and others wait: `apikeys` in ASCII, as a number.
-const LOCK: i64 = 0x0061_7069_6b65_7973;
+/// How long one attempt waits for locks: statements of the service that come later queue behind a migration that waits, so that it
+/// lets them pass and tries again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a migration pauses between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a migration that waits says so.
+const REMINDER: Duration = Duration::from_secs(10);
 
 /// The schema could not be made what this version knows.
 #[derive(Debug, thiserror::Error)]
@@ -30,108 +47,120 @@ pub enum MigrateError {
     /// The database cannot be reached.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// The server or the database is not what the service can work with.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The schema is not one that this version can use.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A migration failed, and was rolled back.
+    /// Others hold what the migration needs.
+    #[error("the schema is locked by {holders}, and was not free within {}s", waited.as_secs())]
+    Locked {
+        /// The sessions that hold it.
+        holders: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A migration failed, and all of them were rolled back.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn Error + Send + Sync>),
+    /// Rights cannot be granted to that role.
+    #[error("{0}")]
+    Grant(String),
     /// The runtime is shutting down.
     #[error("the migration was interrupted")]
     Interrupted(#[from] JoinError),
 }
 
-/// The schema is not the one that this version knows.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
-    /// A newer version of this program has migrated the database.
-    #[error("the database's schema is newer than this version knows (migration {version}); run a newer version")]
-    TooNew {
-        /// A migration that this version does not know.
-        version: String,
-    },
-    /// The database has not been migrated.
-    #[error("the database's schema is older than this version needs (migration {version} is missing); migrate it")]
-    TooOld {
-        /// A migration that the database lacks.
-        version: String,
-    },
-    /// It could not be told.
-    #[error("the database's schema cannot be read")]
-    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+impl MigrateError {
+    /// Whether the same call may succeed later without anybody changing a setting.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connection(error) => error.may_pass(),
+            Self::Server(error) => error.may_pass(),
+            _ => false,
+        }
+    }
 }
 
-/// Makes the schema what this version knows; returns the migrations that ran.
-///
-/// Processes that start together migrate once: the others wait. The URL must lead to the server itself, not to a proxy that
-/// lends connections per transaction.
+/// One attempt ended without a decision.
+enum Attempt {
+    /// These migrations ran.
+    Ran(Vec<String>),
+    /// Others hold a lock, or were about to do the same.
+    Busy,
+}
+
+/// Makes the schema what this version knows; returns the migrations that ran. Processes that start together migrate once: the
+/// others wait.
 pub(crate) async fn migrate(connector: &Connector) -> Result<Vec<String>, MigrateError> {
-    let mut connection = connector.connect().await?;
-    let lock = format!("SELECT pg_advisory_lock({LOCK})");
-    connection.batch_execute(&lock).await.map_err(|error| MigrateError::Migration(error.into()))?;
-    // The harness blocks its thread, which not every runtime allows on a thread of its own. The lock goes with the
-    // connection.
-    tokio::task::spawn_blocking(move || run(connection)).await?
+    let limit = connector.options().migration_timeout;
+    let schema = connector.options().schema.clone();
+    let started = Instant::now();
+    let mut next_reminder = started;
+    loop {
+        let mut connection = connector.connect().await?;
+        server::check(&mut connection).await?;
+        let found = state::read(&mut connection, &schema).await?;
+        if !found.is_to_be_migrated()? {
+            return Ok(Vec::new());
+        }
+        if let Attempt::Ran(ran) = attempt(connection, &schema, found.schema_exists()).await? {
+            return Ok(ran);
+        }
+        let waited = started.elapsed();
+        let mut connection = connector.connect().await?;
+        let holders = lock::holders(&mut connection, &schema).await;
+        if waited >= limit {
+            return Err(MigrateError::Locked { holders, waited });
+        }
+        if Instant::now() >= next_reminder {
+            next_reminder = Instant::now() + REMINDER;
+            tracing::warn!(
+                holders,
+                waited_secs = waited.as_secs(),
+                "the schema is to be migrated, and is locked: waiting"
+            );
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
+/// Gives a role what the service needs, and takes from it what else it was given on the service's tables.
+pub(crate) async fn grant(connector: &Connector, role: &str) -> Result<(), MigrateError> {
+    let mut connection = connector.connect().await?;
+    grant::grant(&mut connection, &connector.options().schema, role).await
+}
+
+/// Applies what is missing in one transaction.
+async fn attempt(mut connection: Connection, schema: &Schema, exists: bool) -> Result<Attempt, MigrateError> {
+    let observer = connection.observer();
+    observer.take_error();
+    let outcome = match lock::take(&mut connection, schema, exists).await {
+        Err(error) => Err(MigrateError::Migration(error.into())),
+        // Another process may have migrated while this one waited.
+        Ok(()) if !state::read(&mut connection, schema).await?.is_to_be_migrated()? => {
+            return Ok(Attempt::Ran(Vec::new()));
+        }
+        // The harness blocks its thread, which not every runtime allows on a thread of its own.
+        Ok(()) => tokio::task::spawn_blocking(move || run(connection)).await?,
+    };
+    match observer.take_error() {
+        // lock_not_available; unique_violation, duplicate_table and duplicate_schema: another process makes the same.
+        Some(SqlState(code)) if [b"55P03", b"23505", b"42P07", b"42P06"].contains(&&code) => Ok(Attempt::Busy),
+        _ => outcome.map(Attempt::Ran),
+    }
+}
+
+/// Runs what is missing in the transaction that has begun, and commits it. The connection is closed in any case.
 fn run(connection: Connection) -> Result<Vec<String>, MigrateError> {
     let mut harness = AsyncMigrationHarness::new(connection);
-    let applied = harness.applied_migrations().map_err(SchemaError::Unreadable)?;
-    let applied: Vec<String> = applied.iter().map(ToString::to_string).collect();
-    if let Some(version) = first_missing(&applied, &known()?) {
-        return Err(SchemaError::TooNew { version }.into());
-    }
     let ran = harness.run_pending_migrations(MIGRATIONS).map_err(MigrateError::Migration)?;
-    Ok(ran.iter().map(ToString::to_string).collect())
-}
-
-#[derive(QueryableByName)]
-struct MigratedRow {
-    #[diesel(sql_type = Bool)]
-    migrated: bool,
-}
-
-#[derive(QueryableByName)]
-struct VersionRow {
-    #[diesel(sql_type = Text)]
-    version: String,
-}
-
-/// Succeeds where the schema is the one that this version knows. Changes nothing.
-pub(crate) async fn check(pg: &mut AsyncPgConnection) -> Result<(), SchemaError> {
-    let unreadable = |error: diesel::result::Error| SchemaError::Unreadable(error.into());
-    let known = known()?;
-    let migrated: Vec<MigratedRow> =
-        sql_query("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS migrated")
-            .load(pg)
-            .await
-            .map_err(unreadable)?;
-    let applied: Vec<VersionRow> = if migrated.iter().any(|row| row.migrated) {
-        sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
-            .load(pg)
-            .await
-            .map_err(unreadable)?
-    } else {
-        Vec::new()
-    };
-    let applied: Vec<String> = applied.into_iter().map(|row| row.version).collect();
-    if let Some(version) = first_missing(&applied, &known) {
-        return Err(SchemaError::TooNew { version });
-    }
-    match first_missing(&known, &applied) {
-        Some(version) => Err(SchemaError::TooOld { version }),
-        None => Ok(()),
-    }
-}
-
-fn known() -> Result<Vec<String>, SchemaError> {
-    let migrations: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(SchemaError::Unreadable)?;
-    let mut versions: Vec<String> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
-    versions.sort_unstable();
-    Ok(versions)
-}
-
-/// The first of `versions` that is not among `others`.
-fn first_missing(versions: &[String], others: &[String]) -> Option<String> {
-    versions.iter().find(|version| !others.contains(version)).cloned()
+    let ran = ran.iter().map(ToString::to_string).collect();
+    let mut connection = harness.into_inner();
+    tokio::runtime::Handle::current()
+        .block_on(AnsiTransactionManager::commit_transaction(&mut *connection))
+        .map_err(|error| MigrateError::Migration(error.into()))?;
+    Ok(ran)
 }

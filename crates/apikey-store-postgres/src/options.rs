@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::Schema;
+
 /// The bounds within which the store works. All of them hold for each store, so for each process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// At most how many connections; at least 1. More than four times the server's cores rarely help.
     pub max_connections: usize,
@@ -16,6 +18,10 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long a change waits for a row that another transaction holds, by the server's clock; at least 1 ms.
     pub lock_timeout: Duration,
+    /// How long a migration waits for another process that migrates, and for sessions that hold a table it changes.
+    pub migration_timeout: Duration,
+    /// The schema that holds the tables.
+    pub schema: Schema,
 }
 
 impl Default for Options {
@@ -27,6 +33,8 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(4),
             lock_timeout: Duration::from_secs(1),
+            migration_timeout: Duration::from_mins(1),
+            schema: Schema::default(),
         }
     }
 }

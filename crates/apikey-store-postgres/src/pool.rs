@@ -10,7 +10,7 @@ use deadpool::{
 use diesel_async::{AsyncPgConnection, methods::LoadQuery};
 
 use crate::{
-    Options,
+    Options, Schema,
     connection::{Connection, ConnectionError, Connector},
     failure::{Failure, Intent},
 };
@@ -36,6 +36,7 @@ impl Manager for Connector {
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     pool: Pool<Connector>,
+    schema: Schema,
     statement_timeout: Duration,
 }
 
@@ -46,7 +47,7 @@ impl Connections {
             .wait_timeout(Some(options.acquire_timeout))
             .runtime(Runtime::Tokio1)
             .build()?;
-        Ok(Self { pool, statement_timeout: options.statement_timeout })
+        Ok(Self { pool, schema: options.schema.clone(), statement_timeout: options.statement_timeout })
     }
 
     /// Runs a statement that changes nothing.
@@ -79,6 +80,11 @@ impl Connections {
             drop(Object::take(connection));
         }
         answer
+    }
+
+    /// The schema that holds the tables.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// What opens the connections; those that it opens for anybody else do not count as the pool's.

@@ -8,21 +8,24 @@ use diesel::{
     sql_types::Untyped,
 };
 
+use crate::Schema;
+
 /// A statement written as SQL that is kept prepared: the text never depends on values, so there are as many of them as there
 /// are texts in this crate. (`sql_query` alone is prepared anew each time, which costs a round trip and a plan.)
 pub(crate) struct Prepared<Q>(Q);
 
-/// A statement with values bound to its parameters by `bind`.
+/// A statement on the tables of that schema, with values bound to its parameters by `bind`.
 macro_rules! prepared {
-    ($sql:expr $(, $type:ty => $value:expr)* $(,)?) => {
-        $crate::prepared::keep($crate::prepared::statement($sql)$(.bind::<$type, _>($value))*)
+    ($schema:expr, $sql:expr $(, $type:ty => $value:expr)* $(,)?) => {
+        $crate::prepared::keep($crate::prepared::statement($schema, $sql)$(.bind::<$type, _>($value))*)
     };
 }
 
 pub(crate) use prepared;
 
-pub(crate) fn statement(sql: &'static str) -> SqlQuery {
-    sql_query(sql)
+/// The statement with `schema` in place of each `$schema`.
+pub(crate) fn statement(schema: &Schema, sql: &'static str) -> SqlQuery {
+    sql_query(schema.named_in(sql))
 }
 
 pub(crate) const fn keep<Q>(statement: Q) -> Prepared<Q> {

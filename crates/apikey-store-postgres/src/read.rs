@@ -47,14 +47,14 @@ const FIND_BY_DIGEST: &str = concat!(
     timeline!(),
     " AS timeline, ",
     key_columns!(),
-    " FROM revocation_head h LEFT JOIN api_keys k ON k.digest = $1"
+    " FROM $schema.revocation_head h LEFT JOIN $schema.api_keys k ON k.digest = $1"
 );
 
 pub(crate) async fn find_by_digest(
     connections: &Connections,
     digest: &KeyDigest,
 ) -> Result<Read<Option<ApiKey>>, StoreError> {
-    let statement = prepared!(FIND_BY_DIGEST, Bytea => digest.as_bytes().to_vec());
+    let statement = prepared!(connections.schema(), FIND_BY_DIGEST, Bytea => digest.as_bytes().to_vec());
     Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read()?)
 }
 
@@ -64,7 +64,7 @@ const FIND_BY_ID: &str = concat!(
     timeline!(),
     " AS timeline, ",
     key_columns!(),
-    " FROM revocation_head h LEFT JOIN api_keys k ON k.id = $1 AND k.organization_id = $2"
+    " FROM $schema.revocation_head h LEFT JOIN $schema.api_keys k ON k.id = $1 AND k.organization_id = $2"
 );
 
 pub(crate) async fn find_by_id(
@@ -73,6 +73,7 @@ pub(crate) async fn find_by_id(
     key_id: KeyId,
 ) -> Result<Read<Option<ApiKey>>, StoreError> {
     let statement = prepared!(
+        connections.schema(),
         FIND_BY_ID,
         SqlUuid => *key_id.as_uuid(),
         Text => organization_id.as_str().to_owned(),
@@ -88,7 +89,7 @@ struct IdempotencyRow {
     request_digest: Vec<u8>,
 }
 
-const FIND_IDEMPOTENCY: &str = "SELECT key_id, request_digest FROM idempotency_records \
+const FIND_IDEMPOTENCY: &str = "SELECT key_id, request_digest FROM $schema.idempotency_records \
      WHERE organization_id = $1 AND actor = $2 AND idempotency_key = $3";
 
 pub(crate) async fn find_idempotency(
@@ -98,6 +99,7 @@ pub(crate) async fn find_idempotency(
     key: &IdempotencyKey,
 ) -> Result<Option<StoredIdempotency>, StoreError> {
     let statement = prepared!(
+        connections.schema(),
         FIND_IDEMPOTENCY,
         Text => organization_id.as_str().to_owned(),
         Text => actor.to_string(),
@@ -124,9 +126,9 @@ macro_rules! page {
         concat!(
             "SELECT t.total_count, ",
             key_columns!(),
-            " FROM (SELECT coalesce(sum(keys), 0)::bigint AS total_count FROM key_counts WHERE organization_id = $1",
+            " FROM (SELECT coalesce(pg_catalog.sum(keys), 0)::bigint AS total_count FROM $schema.key_counts WHERE organization_id = $1",
             $filter,
-            ") t LEFT JOIN LATERAL (SELECT * FROM api_keys WHERE organization_id = $1",
+            ") t LEFT JOIN LATERAL (SELECT * FROM $schema.api_keys WHERE organization_id = $1",
             $filter,
             " AND (created_at, id) < (",
             $after,
@@ -157,6 +159,7 @@ pub(crate) async fn page(connections: &Connections, query: &PageQuery) -> Result
     let rows: Vec<PageRow> = match key_type {
         None => {
             let statement = prepared!(
+                connections.schema(),
                 PAGE,
                 Text => organization,
                 Timestamptz => created_at,
@@ -167,6 +170,7 @@ pub(crate) async fn page(connections: &Connections, query: &PageQuery) -> Result
         }
         Some(key_type) => {
             let statement = prepared!(
+                connections.schema(),
                 PAGE_OF_TYPE,
                 Text => organization,
                 Timestamptz => created_at,
@@ -196,10 +200,10 @@ struct PingRow {
 }
 
 /// Fails on a standby and where the schema is missing, as every other call would.
-const PING: &str = concat!("SELECT seq, ", timeline!(), " AS timeline FROM revocation_head");
+const PING: &str = concat!("SELECT seq, ", timeline!(), " AS timeline FROM $schema.revocation_head");
 
 pub(crate) async fn ping(connections: &Connections) -> Result<(), StoreError> {
-    let PingRow { seq, timeline } = one(connections.read(prepared!(PING)).await?)?;
+    let PingRow { seq, timeline } = one(connections.read(prepared!(connections.schema(), PING)).await?)?;
     to_seq(seq, &timeline)?;
     Ok(())
 }
@@ -210,10 +214,10 @@ struct AnyRow {
     any_keys: bool,
 }
 
-const ANY_KEYS: &str = "SELECT EXISTS (SELECT FROM api_keys) AS any_keys";
+const ANY_KEYS: &str = "SELECT EXISTS (SELECT FROM $schema.api_keys) AS any_keys";
 
 pub(crate) async fn any_keys(connections: &Connections) -> Result<bool, StoreError> {
-    let AnyRow { any_keys } = one(connections.read(prepared!(ANY_KEYS)).await?)?;
+    let AnyRow { any_keys } = one(connections.read(prepared!(connections.schema(), ANY_KEYS)).await?)?;
     Ok(any_keys)
 }
 

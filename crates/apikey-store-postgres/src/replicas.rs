@@ -22,8 +22,8 @@ use crate::{
 /// The parameters are the replica's id and its lease. The head is read by the same statement, without a lock: a revocation
 /// that this snapshot does not show is told to the replica by its renewals.
 pub(crate) const JOIN: &str = concat!(
-    "INSERT INTO replicas (id, acked_seq, renewals, lease_millis) \
-     SELECT $1, h.seq, 0, $2 FROM revocation_head h \
+    "INSERT INTO $schema.replicas (id, acked_seq, renewals, lease_millis) \
+     SELECT $1, h.seq, 0, $2 FROM $schema.revocation_head h \
      RETURNING acked_seq AS seq, ",
     timeline!(),
     " AS timeline"
@@ -48,12 +48,12 @@ impl JoinedRow {
 /// itself, so in its one snapshot, however long the row was waited for: a revocation is either among the digests or above the
 /// head.
 pub(crate) const RENEW: &str = concat!(
-    "UPDATE replicas SET acked_seq = $2, renewals = renewals + 1 WHERE id = $1 \
-     RETURNING (SELECT seq FROM revocation_head) AS seq, ",
+    "UPDATE $schema.replicas SET acked_seq = $2, renewals = renewals + 1 WHERE id = $1 \
+     RETURNING (SELECT seq FROM $schema.revocation_head) AS seq, ",
     timeline!(),
     " AS timeline, \
-     ARRAY(SELECT digest FROM api_keys WHERE narrowed_seq > $2) AS revoked, \
-     statement_timestamp() AS now"
+     ARRAY(SELECT digest FROM $schema.api_keys WHERE narrowed_seq > $2) AS revoked, \
+     pg_catalog.statement_timestamp() AS now"
 );
 
 #[derive(QueryableByName)]
@@ -85,7 +85,7 @@ pub(crate) const REPLICAS: &str = concat!(
     "SELECT h.seq, ",
     timeline!(),
     " AS timeline, r.id, r.acked_seq, r.renewals, r.lease_millis \
-     FROM revocation_head h LEFT JOIN replicas r ON true"
+     FROM $schema.revocation_head h LEFT JOIN $schema.replicas r ON true"
 );
 
 #[derive(QueryableByName)]
@@ -131,16 +131,16 @@ impl JoinedReplicaRow {
 /// The parameters are the replica's id and its renewals as they were watched. A row that is locked is being renewed, or reaped
 /// by somebody else: it is passed over, so that nobody who watches waits for a statement that was given up.
 pub(crate) const REAP: &str = "WITH silent AS MATERIALIZED ( \
-         SELECT id FROM replicas WHERE id = $1 AND renewals = $2 FOR UPDATE SKIP LOCKED \
+         SELECT id FROM $schema.replicas WHERE id = $1 AND renewals = $2 FOR UPDATE SKIP LOCKED \
      ) \
-     DELETE FROM replicas r USING silent WHERE r.id = silent.id AND r.renewals = $2 RETURNING r.id";
+     DELETE FROM $schema.replicas r USING silent WHERE r.id = silent.id AND r.renewals = $2 RETURNING r.id";
 
 /// The parameters are the time limit for locks and the replica's id. Whoever has dropped a lease may have a renewal under way
 /// that was given up.
 pub(crate) const LEAVE: &str = "WITH settings AS MATERIALIZED ( \
-         SELECT set_config('lock_timeout', $1, true) AS applied \
+         SELECT pg_catalog.set_config('lock_timeout', $1, true) AS applied \
      ) \
-     DELETE FROM replicas r USING settings WHERE settings.applied IS NOT NULL AND r.id = $2 RETURNING r.id";
+     DELETE FROM $schema.replicas r USING settings WHERE settings.applied IS NOT NULL AND r.id = $2 RETURNING r.id";
 
 #[derive(QueryableByName)]
 pub(crate) struct DeletedRow {

@@ -114,6 +114,7 @@ impl PostgresRevocations {
 impl Revocations for PostgresRevocations {
     async fn join(&self, replica: ReplicaId, lease: Lease) -> Result<Seq, StoreError> {
         let statement = prepared!(
+            self.connections.schema(),
             replicas::JOIN,
             SqlUuid => replica.as_uuid(),
             Integer => replicas::to_millis(lease)?,
@@ -123,26 +124,29 @@ impl Revocations for PostgresRevocations {
 
     async fn renew(&self, replica: ReplicaId, applied: u64) -> Result<Option<Renewal>, StoreError> {
         let applied = i64::try_from(applied).map_err(|_| IllegalRow::Number)?;
-        let statement = prepared!(replicas::RENEW, SqlUuid => replica.as_uuid(), BigInt => applied);
+        let statement =
+            prepared!(self.connections.schema(), replicas::RENEW, SqlUuid => replica.as_uuid(), BigInt => applied);
         let rows: Vec<RenewedRow> = self.renewing(statement).await?;
         Ok(rows.into_iter().next().map(RenewedRow::into_renewal).transpose()?)
     }
 
     async fn replicas(&self) -> Result<Read<Vec<ReplicaRow>>, StoreError> {
-        let rows = self.watching(prepared!(replicas::REPLICAS), Intent::Read).await?;
+        let rows = self.watching(prepared!(self.connections.schema(), replicas::REPLICAS), Intent::Read).await?;
         Ok(JoinedReplicaRow::read_of(rows)?)
     }
 
     async fn reap(&self, watched: Reaping) -> Result<bool, StoreError> {
         let Reaping { id, renewals } = watched;
         let renewals = i64::try_from(renewals).map_err(|_| IllegalRow::Number)?;
-        let statement = prepared!(replicas::REAP, SqlUuid => id.as_uuid(), BigInt => renewals);
+        let statement =
+            prepared!(self.connections.schema(), replicas::REAP, SqlUuid => id.as_uuid(), BigInt => renewals);
         let rows: Vec<DeletedRow> = self.watching(statement, Intent::Change).await?;
         Ok(!rows.is_empty())
     }
 
     async fn leave(&self, replica: ReplicaId) -> Result<(), StoreError> {
         let statement = prepared!(
+            self.connections.schema(),
             replicas::LEAVE,
             Text => self.lock_timeout.to_string(),
             SqlUuid => replica.as_uuid(),

@@ -39,20 +39,20 @@ macro_rules! lock_and_judge {
     ($fits:expr) => {
         concat!(
             "WITH settings AS MATERIALIZED ( \
-                 SELECT set_config('lock_timeout', $8, true) AS applied \
+                 SELECT pg_catalog.set_config('lock_timeout', $8, true) AS applied \
              ), locked AS MATERIALIZED ( \
                  SELECT k.id, k.organization_id, k.revision, k.expires_at, k.revoked_at, k.narrowed_seq \
-                 FROM settings, api_keys k \
+                 FROM settings, $schema.api_keys k \
                  WHERE settings.applied IS NOT NULL AND k.id = ANY (ARRAY[$11, $9]) \
                  ORDER BY k.id FOR UPDATE OF k \
              ), judged AS MATERIALIZED ( \
-                 SELECT $9 IS NULL OR coalesce(bool_or(id = $9 AND revoked_at IS NULL \
+                 SELECT $9 IS NULL OR coalesce(pg_catalog.bool_or(id = $9 AND revoked_at IS NULL \
                          AND (expires_at IS NULL OR expires_at > $10)), false) AS stands, \
-                     coalesce(bool_or(id = $11 AND organization_id = $12), false) AS found, \
-                     coalesce(bool_or(id = $11 AND organization_id = $12 AND ",
+                     coalesce(pg_catalog.bool_or(id = $11 AND organization_id = $12), false) AS found, \
+                     coalesce(pg_catalog.bool_or(id = $11 AND organization_id = $12 AND ",
             $fits,
             "), false) AS fits, \
-                     max(narrowed_seq) FILTER (WHERE id = $11) AS narrowed_seq \
+                     pg_catalog.max(narrowed_seq) FILTER (WHERE id = $11) AS narrowed_seq \
                  FROM locked \
              ), agreed AS MATERIALIZED ( \
                  SELECT FROM judged WHERE stands AND found AND fits \
@@ -69,12 +69,12 @@ const REVOKE: &str = concat!(
     ", audited AS (",
     insert_events!("agreed"),
     " RETURNING 1), counted AS MATERIALIZED ( \
-         SELECT count(*) AS events FROM audited \
+         SELECT pg_catalog.count(*) AS events FROM audited \
      ), head AS ( \
-         UPDATE revocation_head SET seq = seq + 1 FROM agreed, counted WHERE counted.events >= 0 RETURNING seq \
+         UPDATE $schema.revocation_head SET seq = seq + 1 FROM agreed, counted WHERE counted.events >= 0 RETURNING seq \
      ), narrowed AS ( \
-         UPDATE api_keys k SET revoked_at = $14, revision = $13, narrowed_seq = head.seq FROM head WHERE k.id = $11 \
-         RETURNING k.narrowed_seq, pg_notify('apikeys_revocation', k.narrowed_seq::text) \
+         UPDATE $schema.api_keys k SET revoked_at = $14, revision = $13, narrowed_seq = head.seq FROM head WHERE k.id = $11 \
+         RETURNING k.narrowed_seq, pg_catalog.pg_notify('apikeys_revocation', k.narrowed_seq::text) \
      ) \
      SELECT judged.stands, judged.found, judged.fits, (SELECT narrowed_seq FROM narrowed) AS seq, ",
     timeline!(),
@@ -89,7 +89,7 @@ pub(crate) async fn revoke(
     let Circumstances { lock_timeout, events, on_behalf_of, now } = circumstances;
     let parts = key.parts();
     let revoked_at = parts.revoked_at.ok_or_else(|| StoreError::Defect("the key is not revoked".into()))?;
-    let statement = bind_events!(statement(REVOKE), EventColumns::of(events))
+    let statement = bind_events!(statement(connections.schema(), REVOKE), EventColumns::of(events))
         .bind::<Text, _>(lock_timeout.to_owned())
         .bind::<Nullable<SqlUuid>, _>(on_behalf_of.map(|id| *id.as_uuid()))
         .bind::<Timestamptz, _>(to_database(now))
@@ -118,7 +118,7 @@ pub(crate) async fn confirm(
     circumstances: Circumstances<'_>,
 ) -> Result<Seq, CommitError> {
     let Circumstances { lock_timeout, events, on_behalf_of, now } = circumstances;
-    let statement = bind_events!(statement(CONFIRM), EventColumns::of(events))
+    let statement = bind_events!(statement(connections.schema(), CONFIRM), EventColumns::of(events))
         .bind::<Text, _>(lock_timeout.to_owned())
         .bind::<Nullable<SqlUuid>, _>(on_behalf_of.map(|id| *id.as_uuid()))
         .bind::<Timestamptz, _>(to_database(now))

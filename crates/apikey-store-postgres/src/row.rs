@@ -25,7 +25,7 @@ macro_rules! key_columns {
 /// is as it should be: only a primary knows the newest of everything.
 macro_rules! timeline {
     () => {
-        "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+        "pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8)"
     };
 }
 

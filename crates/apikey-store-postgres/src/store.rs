@@ -11,13 +11,15 @@ use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 use crate::{
     Options, PostgresRevocations,
     commit::Circumstances,
-    connection::{ConnectionError, Connector, TargetError},
+    connection::{Connection, ConnectionError, Connector, TargetError},
     durability,
+    failure::{NoPreparedStatements, lacks_prepared_statements},
     issue::issue,
     migrate::{self, MigrateError, SchemaError},
     pool::Connections,
     read,
     revoke::{confirm, revoke},
+    server::{self, ServerError},
     usage,
 };
 
@@ -30,12 +32,30 @@ pub enum ConnectError {
     /// The database cannot be reached.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// The server or the database is not what the service can work with.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The schema is not the one that this version knows.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// A proxy stands in between that does not keep prepared statements.
+    #[error(transparent)]
+    Proxy(#[from] NoPreparedStatements),
     /// The database does not answer as PostgreSQL does.
     #[error("PostgreSQL's settings cannot be read")]
     Settings(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl ConnectError {
+    /// Whether the same call may succeed later without anybody changing a setting.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connection(error) => error.may_pass(),
+            Self::Server(error) => error.may_pass(),
+            _ => false,
+        }
+    }
 }
 
 /// Keys in PostgreSQL. Copies share one pool of connections.
@@ -56,16 +76,15 @@ impl PostgresStore {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
-        let connector = Connector::new(url, options)?;
+        let connector = Connector::new(url, options.clone())?;
         let mut connection = connector.connect().await?;
-        migrate::check(&mut connection).await?;
-        let lax = durability::lax_settings(&mut connection).await;
-        for durability::Lax { name, setting } in lax.map_err(|error| ConnectError::Settings(error.into()))? {
-            tracing::warn!(
-                setting = name,
-                value = setting,
-                "PostgreSQL IS SET TO LOSE COMMITTED CHANGES IN A CRASH: a revoked key can come back to life"
-            );
+        if let Err(error) = check(&mut connection, &options).await {
+            let state = connection.observer().take_error();
+            return Err(if state.is_some_and(lacks_prepared_statements) {
+                NoPreparedStatements(error.into()).into()
+            } else {
+                error
+            });
         }
         drop(connection);
         let connections =
@@ -76,13 +95,22 @@ impl PostgresStore {
         Ok(Self { connections, revocations, lock_timeout })
     }
 
-    /// Brings the schema up to date, and returns the migrations that ran. Processes that start together migrate once: the
-    /// others wait. The URL must lead to the server itself, not to a proxy that lends connections per transaction.
+    /// Brings the schema up to date in one transaction, and returns the migrations that ran. Processes that start together migrate
+    /// once: the others wait. Nothing is locked where nothing is to be done.
     ///
     /// # Errors
     /// [`MigrateError`]; a migration that failed has changed nothing.
-    pub async fn migrate(url: &str) -> Result<Vec<String>, MigrateError> {
-        migrate::migrate(&Connector::new(url, Options::default())?).await
+    pub async fn migrate(url: &str, options: Options) -> Result<Vec<String>, MigrateError> {
+        migrate::migrate(&Connector::new(url, options)?).await
+    }
+
+    /// Gives a role what the service needs on a schema that is up to date, and no more: rights that it was given before on the
+    /// service's tables are taken from it.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; then nothing has been changed.
+    pub async fn grant(url: &str, options: Options, role: &str) -> Result<(), MigrateError> {
+        migrate::grant(&Connector::new(url, options)?, role).await
     }
 
     /// Whether any key was ever issued, in any organization: a store without one is new.
@@ -105,6 +133,22 @@ impl PostgresStore {
     pub fn close(&self) {
         self.connections.close();
     }
+}
+
+/// Checks what a store relies on.
+async fn check(connection: &mut Connection, options: &Options) -> Result<(), ConnectError> {
+    let granted = server::check(connection).await?;
+    migrate::check(connection, &options.schema).await?;
+    granted.suffices_for(options.max_connections)?;
+    let lax = durability::lax_settings(connection).await;
+    for durability::Lax { name, setting } in lax.map_err(|error| ConnectError::Settings(error.into()))? {
+        tracing::warn!(
+            setting = name,
+            value = setting,
+            "PostgreSQL IS SET TO LOSE COMMITTED CHANGES IN A CRASH: a revoked key can come back to life"
+        );
+    }
+    Ok(())
 }
 
 impl KeyStore for PostgresStore {

@@ -12,12 +12,16 @@
 mod connections;
 #[path = "store/contract.rs"]
 mod contract;
+#[path = "store/defended.rs"]
+mod defended;
 #[path = "store/differential.rs"]
 mod differential;
 #[path = "store/encryption.rs"]
 mod encryption;
 #[path = "store/locks.rs"]
 mod locks;
+#[path = "store/migrations.rs"]
+mod migrations;
 #[path = "store/renewals.rs"]
 mod renewals;
 #[path = "store/revocations.rs"]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use apikey_application::fence::Lease;
 use apikey_grpc::web::AllowedOrigins;
 use apikey_identity::{JwksSource, JwtSettings};
-use apikey_store_postgres::Options;
+use apikey_store_postgres::{Options, Schema};
 use tracing::level_filters::LevelFilter;
 use zeroize::Zeroizing;
 
@@ -38,7 +38,18 @@ pub(crate) enum Backend {
     /// `SQLite` in this directory.
     Sqlite { directory: PathBuf },
     /// `PostgreSQL`.
-    Postgres { url: Zeroizing<String>, migrate: bool, options: Options },
+    Postgres(PostgresSettings),
+}
+
+/// A database of `PostgreSQL`.
+#[derive(Clone)]
+pub(crate) struct PostgresSettings {
+    pub(crate) url: Zeroizing<String>,
+    /// Whether `serve` and `bootstrap` bring the schema up to date.
+    pub(crate) migrate: bool,
+    /// How long a start waits for the database.
+    pub(crate) start_timeout: Duration,
+    pub(crate) options: Options,
 }
 
 /// Where the certificate chain and its key are.
@@ -156,15 +167,18 @@ fn backend(effective: &Effective) -> Result<Backend, SettingError> {
         let directory = effective.required(&table::DATA_DIR, |text| Some(PathBuf::from(text)))?;
         return Ok(Backend::Sqlite { directory });
     };
+    let start_timeout = effective.required(&table::DATABASE_START_TIMEOUT, duration)?;
     let options = Options {
         max_connections: effective.required(&table::DATABASE_CONNECTIONS, |text| text.parse().ok())?,
         acquire_timeout: effective.required(&table::DATABASE_ACQUIRE_TIMEOUT, duration)?,
         connect_timeout: effective.required(&table::DATABASE_CONNECT_TIMEOUT, duration)?,
         statement_timeout: effective.required(&table::DATABASE_STATEMENT_TIMEOUT, duration)?,
+        migration_timeout: start_timeout,
+        schema: effective.required(&table::DATABASE_SCHEMA, |text| Schema::parse(text).ok())?,
         ..Options::default()
     };
     let migrate = effective.required(&table::DATABASE_MIGRATE, flag)?;
-    Ok(Backend::Postgres { url: Zeroizing::new(url), migrate, options })
+    Ok(Backend::Postgres(PostgresSettings { url: Zeroizing::new(url), migrate, start_timeout, options }))
 }
 
 fn jwt(effective: &Effective) -> Result<Option<JwtSettings>, SettingError> {

@@ -33,11 +33,13 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &DATA_DIR,
     &DATABASE_URL,
     &DATABASE_URL_FILE,
+    &DATABASE_SCHEMA,
     &DATABASE_MIGRATE,
     &DATABASE_CONNECTIONS,
     &DATABASE_ACQUIRE_TIMEOUT,
     &DATABASE_CONNECT_TIMEOUT,
     &DATABASE_STATEMENT_TIMEOUT,
+    &DATABASE_START_TIMEOUT,
     &JWT_ISSUER,
     &JWT_AUDIENCE,
     &JWT_JWKS,
@@ -138,6 +140,13 @@ pub(super) static DATABASE_URL: Setting = Setting {
 };
 pub(super) static DATABASE_URL_FILE: Setting =
     Setting { name: "database_url_file", help: "A file that holds database_url, instead of it", ..SERVER };
+pub(super) static DATABASE_SCHEMA: Setting = Setting {
+    name: "database_schema",
+    accepts: Accepts::Schema,
+    default: Default::Text("public"),
+    help: "The PostgreSQL schema that holds the tables; every statement names it, and search_path decides nothing",
+    ..SERVER
+};
 pub(super) static DATABASE_MIGRATE: Setting = Setting {
     name: "database_migrate",
     accepts: Accepts::Flag,
@@ -171,6 +180,13 @@ pub(super) static DATABASE_STATEMENT_TIMEOUT: Setting = Setting {
     accepts: Accepts::Duration { min: Duration::from_millis(100), max: seconds(60) },
     default: Default::Text("4s"),
     help: "How long PostgreSQL may take to answer a statement",
+    ..SERVER
+};
+pub(super) static DATABASE_START_TIMEOUT: Setting = Setting {
+    name: "database_start_timeout",
+    accepts: Accepts::Duration { min: seconds(0), max: seconds(3_600) },
+    default: Default::Text("60s"),
+    help: "How long a start waits for PostgreSQL to accept connections, and for another process that migrates",
     ..SERVER
 };
 pub(super) static JWT_ISSUER: Setting = Setting {

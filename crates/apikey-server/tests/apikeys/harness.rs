@@ -113,6 +113,8 @@ impl Done {
 pub(crate) enum Database {
     Sqlite(Arc<Folder>),
     Postgres(TestDatabase),
+    /// The one that the test's own settings name.
+    Elsewhere,
 }
 
 impl Database {
@@ -128,6 +130,7 @@ impl Database {
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         match self {
             Self::Sqlite(folder) => vec![("APIKEYS_DATA_DIR".to_owned(), folder.text())],
+            Self::Elsewhere => Vec::new(),
             Self::Postgres(database) => vec![("APIKEYS_DATABASE_URL".to_owned(), database.url().to_owned())],
         }
     }

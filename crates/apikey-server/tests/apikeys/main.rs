@@ -12,6 +12,7 @@ mod bootstrap;
 mod callers;
 mod configuration;
 mod crash;
+mod database;
 mod harness;
 mod leaked_key;
 mod listeners;

@@ -155,7 +155,7 @@ fn shown(error: &(dyn Error + 'static)) -> String {
 #[tokio::test]
 async fn no_error_shows_the_password() {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let secrets = [PASSWORD, "another-password"];
     let mut texts = vec![format!("{:?}", PostgresStore::connect(database.url(), patient()).await.unwrap())];
     let address = database.url().split_once('@').unwrap().1;
@@ -174,7 +174,7 @@ async fn no_error_shows_the_password() {
         let error = PostgresStore::connect(&url, patient()).await.expect_err(&url);
         assert!(matches!(error, ConnectError::Target(_) | ConnectError::Connection(_)), "{error:?}");
         texts.push(shown(&error));
-        let error = PostgresStore::migrate(&url).await.expect_err(&url);
+        let error = PostgresStore::migrate(&url, patient()).await.expect_err(&url);
         assert!(matches!(error, MigrateError::Target(_) | MigrateError::Connection(_)), "{error:?}");
         texts.push(shown(&error));
     }
@@ -187,7 +187,7 @@ async fn no_error_shows_the_password() {
 async fn a_server_that_crashes_or_stands_still_is_survived() {
     let server = TestServer::start(&[]);
     let database = server.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let options =
         Options { statement_timeout: Duration::from_secs(2), connect_timeout: Duration::from_secs(2), ..patient() };
     let store = PostgresStore::connect(database.url(), options).await.unwrap();

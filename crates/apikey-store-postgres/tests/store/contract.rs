@@ -18,6 +18,8 @@ pub(crate) fn patient() -> Options {
         connect_timeout: Duration::from_mins(1),
         statement_timeout: Duration::from_mins(1),
         lock_timeout: Duration::from_mins(1),
+        migration_timeout: Duration::from_mins(1),
+        ..Options::default()
     }
 }
 
@@ -36,9 +38,14 @@ pub(crate) struct PostgresUnderTest {
 impl PostgresUnderTest {
     pub(crate) async fn fresh() -> Self {
         let database = TestDatabase::create();
-        PostgresStore::migrate(database.url()).await.unwrap();
+        PostgresStore::migrate(database.url(), patient()).await.unwrap();
         let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
-        Self { store, beside: beside(&database).await }
+        Self::of(store, beside(&database).await)
+    }
+
+    /// That store; what it must have stored is looked up beside it, in the tables that the other connection finds.
+    pub(crate) const fn of(store: PostgresStore, beside: Client) -> Self {
+        Self { store, beside }
     }
 
     async fn number(&self, statement: &str) -> u64 {

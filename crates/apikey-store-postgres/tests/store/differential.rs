@@ -248,7 +248,7 @@ const MICROS: &str = "CREATE FUNCTION micros(timestamptz) RETURNS text LANGUAGE 
 
 async fn compare(commands: Vec<Command>) -> Result<(), TestCaseError> {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let postgres = PostgresStore::connect(database.url(), patient()).await.unwrap();
     let scratch = Scratch::new();
     let sqlite = SqliteStore::open(&scratch.database()).await.unwrap();

@@ -60,7 +60,7 @@ fn file(name: &str, content: &str) -> PathBuf {
 async fn each_mode_insists_on_what_it_says() {
     let server = TestServer::start(&[]);
     let database = server.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     // Not before the server has read its new settings.
     let root = offer_encryption(&server);
     while server.psql("postgres", "SHOW ssl") != "on" {}
@@ -108,7 +108,7 @@ async fn each_mode_insists_on_what_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_encryption_is_refused_where_encryption_is_required() {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let root = file("unused.pem", &{
         let authority = CertificateParams::default();
         CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap().pem()

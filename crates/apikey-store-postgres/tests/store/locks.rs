@@ -17,7 +17,7 @@ use super::contract::{beside, patient};
 /// A store that holds these keys, a transaction beside it that has begun, and somebody who watches.
 pub(crate) async fn scene(keys: &[&ApiKey], options: Options) -> (PostgresStore, Client, Client) {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), options).await.unwrap();
     for key in keys {
         store.commit(issue(key)).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_change_that_waits_too_long_changes_nothing_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_tells_whoever_listens() {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
     let (client, mut connection) = tokio_postgres::connect(database.url(), NoTls).await.unwrap();
     let messages = stream::poll_fn(move |context| connection.poll_message(context));

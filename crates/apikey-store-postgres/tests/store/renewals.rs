@@ -103,7 +103,7 @@ async fn a_renewal_that_is_given_up_is_not_cancelled_and_the_next_ones_do_not_wa
         renewal = revocations.renew(a_replica(1), 0) => panic!("{renewal:?}"),
         () = until_somebody_waits(&watcher) => {}
     }
-    let given_up = backend(&watcher, "UPDATE replicas").await;
+    let given_up = backend(&watcher, "UPDATE \"public\".replicas").await;
     // On another connection, while the first statement still waits.
     revocations.renew(a_replica(2), 0).await.unwrap().unwrap();
     until_somebody_waits(&watcher).await;
@@ -119,7 +119,7 @@ async fn a_renewal_that_is_given_up_is_not_cancelled_and_the_next_ones_do_not_wa
 async fn a_renewal_waits_for_the_standby() {
     let server = TestServer::start(&[]);
     let database = server.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let revocations = PostgresStore::connect(database.url(), patient()).await.unwrap().revocations();
     revocations.join(a_replica(1), Lease::DEFAULT).await.unwrap();
     let set = |statement| {
@@ -230,7 +230,7 @@ async fn whoever_watches_does_not_wait_for_ever() {
         let revocations = revocations.clone();
         async move { revocations.renew(a_replica(1), 0).await }
     });
-    until_it_runs(&watcher, "UPDATE replicas").await;
+    until_it_runs(&watcher, "UPDATE \"public\".replicas").await;
     assert!(revocations.replicas().await.is_err());
     assert!(!renewing.is_finished());
     other.batch_execute("ROLLBACK").await.unwrap();
@@ -269,9 +269,10 @@ async fn distrusted_connections_are_not_used_again() {
     });
     until_somebody_waits(&watcher).await;
     store.ping().await.unwrap();
-    let (busy, idle) = (backend(&watcher, "FOR UPDATE OF k").await, backend(&watcher, "SELECT seq, left").await);
+    let (busy, idle) =
+        (backend(&watcher, "FOR UPDATE OF k").await, backend(&watcher, "SELECT seq, pg_catalog.left").await);
     let (watching, renewing) =
-        (backend(&watcher, "LEFT JOIN replicas").await, backend(&watcher, "INTO replicas").await);
+        (backend(&watcher, "LEFT JOIN \"public\".replicas").await, backend(&watcher, "INTO \"public\".replicas").await);
     store.distrust_connections();
     until_gone(&watcher, idle).await;
     revocations.replicas().await.unwrap();
@@ -282,12 +283,18 @@ async fn distrusted_connections_are_not_used_again() {
     assert_eq!(revoking.await.unwrap().unwrap().number, 1);
     until_gone(&watcher, busy).await;
     // What was opened since is trusted, and a renewal proves by itself where it was made.
-    let trusted = (backend(&watcher, "SELECT seq, left").await, backend(&watcher, "LEFT JOIN replicas").await);
+    let trusted = (
+        backend(&watcher, "SELECT seq, pg_catalog.left").await,
+        backend(&watcher, "LEFT JOIN \"public\".replicas").await,
+    );
     store.ping().await.unwrap();
     revocations.replicas().await.unwrap();
     revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
-    let now = (backend(&watcher, "SELECT seq, left").await, backend(&watcher, "LEFT JOIN replicas").await);
-    assert_eq!((now, backend(&watcher, "UPDATE replicas").await), (trusted, renewing));
+    let now = (
+        backend(&watcher, "SELECT seq, pg_catalog.left").await,
+        backend(&watcher, "LEFT JOIN \"public\".replicas").await,
+    );
+    assert_eq!((now, backend(&watcher, "UPDATE \"public\".replicas").await), (trusted, renewing));
 }
 
 /// What a proxy does with the part of a client's stream that holds a `LISTEN`.
@@ -346,7 +353,7 @@ impl Proxy {
 async fn a_proxy_that_does_not_let_listen_does_not_keep_a_replica_from_renewing() {
     for proxy in [Proxy::Refuses, Proxy::Closes, Proxy::FallsSilent] {
         let database = TestDatabase::create();
-        PostgresStore::migrate(database.url()).await.unwrap();
+        PostgresStore::migrate(database.url(), patient()).await.unwrap();
         let (url, met) = proxy.start(&database).await;
         let store = PostgresStore::connect(&url, patient()).await.unwrap();
         let revocations = store.revocations();

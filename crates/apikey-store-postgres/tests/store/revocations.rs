@@ -161,12 +161,13 @@ async fn all_replicas_are_shown_with_the_head_and_so_is_that_there_is_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_may_not_be_written_to_renews_nothing() {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
     store.revocations().join(a_replica(1), Lease::DEFAULT).await.unwrap();
     let read_only = format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name());
-    TestServer::shared().psql("postgres", &read_only);
+    // Its connections are opened when they are first needed.
     let revocations = PostgresStore::connect(database.url(), patient()).await.unwrap().revocations();
+    TestServer::shared().psql("postgres", &read_only);
     let error = revocations.renew(a_replica(1), 0).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let error = revocations.join(a_replica(2), Lease::DEFAULT).await.unwrap_err();
@@ -182,7 +183,7 @@ const KEYS: u64 = 400;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_meets_a_renewal_is_in_its_digests_or_above_its_head() {
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
     stream::iter(1..=KEYS)
         .for_each_concurrent(8, async |number| {
@@ -262,7 +263,7 @@ async fn a_renewal_reads_the_index_of_the_log_alone_and_writes_to_no_index() {
     for plans in ["auto", "force_generic_plan", "force_custom_plan"] {
         for analyzed in [false, true] {
             let database = TestDatabase::create();
-            PostgresStore::migrate(database.url()).await.unwrap();
+            PostgresStore::migrate(database.url(), patient()).await.unwrap();
             let shared = TestServer::shared();
             shared.psql("postgres", &format!("ALTER DATABASE {} SET plan_cache_mode = {plans}", database.name()));
             shared.psql(database.name(), "ALTER TABLE api_keys SET (autovacuum_enabled = off)");

@@ -16,27 +16,27 @@ use super::{contract::patient, revocations::a_replica};
 
 /// Text that only one of the store's statements holds, for each of them.
 const MARKS: [&str; 14] = [
-    "LEFT JOIN api_keys k ON k.digest",
+    "LEFT JOIN \"public\".api_keys k ON k.digest",
     "k.id = $1 AND k.organization_id = $2",
-    "SELECT key_id, request_digest FROM idempotency_records",
+    "SELECT key_id, request_digest FROM \"public\".idempotency_records",
     "LIMIT $4) k ON true",
     "FROM settings ), added AS",
     "FROM settings ), claimed AS",
-    "UPDATE revocation_head",
+    "UPDATE \"public\".revocation_head",
     "bool_or(id = $11 AND organization_id = $12 AND revoked_at IS NOT NULL)",
     "SET last_used_at = locked.at",
-    "INSERT INTO replicas",
-    "UPDATE replicas",
-    "LEFT JOIN replicas",
+    "INSERT INTO \"public\".replicas",
+    "UPDATE \"public\".replicas",
+    "LEFT JOIN \"public\".replicas",
     "USING silent",
-    "DELETE FROM replicas r USING settings",
+    "DELETE FROM \"public\".replicas r USING settings",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_statement() {
     let server = TestServer::start(&["-c", "log_min_duration_statement=0"]);
     let database = server.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), Options { max_connections: 1, ..patient() }).await.unwrap();
     let revocations = store.revocations();
     // Opens the connections, which has statements of its own.
@@ -84,7 +84,7 @@ async fn sessions_are_left_as_they_were() {
     // Behind a proxy that lends connections, the next to use one is somebody else.
     let server = TestServer::start(&["-c", "log_min_duration_statement=0"]);
     let database = server.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
     store.commit(issue(&a_key(1))).await.unwrap();
     store.commit(revoke(&a_key(1), seconds_later(1))).await.unwrap();
@@ -137,7 +137,7 @@ async fn warnings_of(url: &str) -> Vec<String> {
 async fn a_server_that_can_lose_what_it_confirmed_is_warned_of() {
     // The server that all tests share syncs nothing.
     let database = TestDatabase::create();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     let warnings = warnings_of(database.url()).await;
     assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert!(warnings[0].contains("setting=\"fsync\" value=\"off\""), "{warnings:#?}");
@@ -148,6 +148,6 @@ async fn a_server_that_can_lose_what_it_confirmed_is_warned_of() {
     assert!(warnings[2].contains("setting=\"synchronous_commit\" value=\"off\""), "{warnings:#?}");
     let durable = TestServer::start(&[]);
     let database = durable.database();
-    PostgresStore::migrate(database.url()).await.unwrap();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
     assert_eq!(warnings_of(database.url()).await, Vec::<String>::new());
 }
