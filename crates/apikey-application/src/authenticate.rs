@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apikey_domain::{Actor, KeyTypes, PermissionSet, Principal};
+use apikey_domain::{Actor, KeyTypes, PermissionSet, Principal, RejectionReason};
 
 use crate::{
     ErrorKind, Verification, VerificationRequest, VerifyApiKey, VerifyError,
@@ -60,6 +60,21 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
         Self { keys, tokens }
     }
 
+    /// Refuses what cannot be a credential whatever is stored, at once and without any I/O: a key with a wrong checksum, say.
+    ///
+    /// # Errors
+    /// [`AuthenticationError::Rejected`].
+    pub fn precheck(&self, credential: Credential<'_>) -> Result<(), AuthenticationError> {
+        let format = self.keys.format();
+        match credential {
+            Credential::Bearer(text) if !format.claims(text) => Ok(()),
+            Credential::ApiKey(text) | Credential::Bearer(text) => match format.parse(text) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(AuthenticationError::Rejected { reason: rejection_text(RejectionReason::Malformed) }),
+            },
+        }
+    }
+
     /// Says who presents that credential.
     ///
     /// # Errors
@@ -96,8 +111,8 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
     }
 }
 
-fn rejection_text(reason: apikey_domain::RejectionReason) -> &'static str {
-    use apikey_domain::RejectionReason as Reason;
+fn rejection_text(reason: RejectionReason) -> &'static str {
+    use RejectionReason as Reason;
     match reason {
         Reason::Malformed => "the key is malformed",
         Reason::Unknown => "the key is unknown",

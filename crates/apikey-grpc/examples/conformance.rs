@@ -79,6 +79,7 @@ async fn main() -> Result<()> {
     let options = WebOptions {
         descriptor_sets: &[DESCRIPTORS],
         services: &[SERVICE],
+        guarded: "",
         max_message_size,
         patience: limits.revoke_deadline + limits.deadline,
     };

@@ -8,10 +8,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,7 +20,8 @@ use tonic::{Code, body::Body};
 use tower::Service;
 
 use crate::{
-    methods::{Method, Methods, Place},
+    methods::{Method, Methods, Nth},
+    places::{Entrance, Places},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::{Failure, code_name, complete},
 };
@@ -46,7 +44,9 @@ pub struct CallLimits {
     pub deadline: Duration,
     /// The same for `RevokeApiKey`, which may have to wait until every replica has confirmed.
     pub revoke_deadline: Duration,
-    /// How many calls are carried out at once; what is above is refused at once. Health checks do not count.
+    /// How many calls are carried out at once; what is above is refused at once. One peer takes at most half of the places before it
+    /// is known who calls, one organization at most half after it; `RevokeApiKey` has an eighth besides. Health checks and reflection
+    /// do not count.
     pub concurrent_calls: usize,
 }
 
@@ -60,8 +60,8 @@ impl Default for CallLimits {
 /// Carries out calls, whatever they are.
 pub(crate) trait Handler<B>: Send + Sync + 'static {
     /// Begins with the request at once: what waits for the answer does not hold it. The answer is in a box, since it is moved more
-    /// than once before it is waited for.
-    fn handle(&self, request: Request<B>) -> Answer;
+    /// than once before it is waited for. What works for the call takes a place by the entrance once the message has been read.
+    fn handle(&self, request: Request<B>, entrance: Entrance) -> Answer;
 }
 
 impl<S, B> Handler<B> for S
@@ -69,7 +69,9 @@ where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    fn handle(&self, request: Request<B>) -> Answer {
+    /// The service finds the entrance among the request's extensions.
+    fn handle(&self, mut request: Request<B>, entrance: Entrance) -> Answer {
+        request.extensions_mut().insert(entrance);
         // tonic's services are always ready: they keep nobody waiting before they take a request.
         Box::pin(self.clone().call(request))
     }
@@ -82,13 +84,12 @@ struct Shared<H> {
     handler: H,
     request_ids: RequestIds,
     methods: Methods,
-    admission: Admission,
+    places: Arc<Places>,
 }
 
 impl<H> Calls<H> {
     pub(crate) fn new(handler: H, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
-        let admission = Admission { most: concurrent_calls, at_work: AtomicUsize::new(0) };
-        Self(Arc::new(Shared { handler, request_ids, methods, admission }))
+        Self(Arc::new(Shared { handler, request_ids, methods, places: Places::new(concurrent_calls) }))
     }
 
     /// Carries out one call.
@@ -174,12 +175,6 @@ impl<H> Future for Work<H> {
     }
 }
 
-/// Counts the calls at work. Nobody waits for a place, so that nothing more than a number is needed.
-struct Admission {
-    most: usize,
-    at_work: AtomicUsize,
-}
-
 /// What is no call at all is refused in HTTP's own terms.
 pub(crate) fn refuse_in_http(status: StatusCode, name: HeaderName, value: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
@@ -217,47 +212,33 @@ fn panicked(panic: Box<dyn Any + Send>) -> Failure {
 /// Keeps account of a call from its head to its answer's, or until its caller gives it up.
 struct Account<H> {
     shared: Arc<Shared<H>>,
-    method: Place,
+    method: Nth,
     started: Instant,
-    /// Whether it has a place among the calls at work, which it gives back at its end.
-    is_admitted: bool,
     has_ended: bool,
 }
 
 impl<H> Account<H> {
-    fn start(shared: Arc<Shared<H>>, method: Place) -> Self {
+    fn start(shared: Arc<Shared<H>>, method: Nth) -> Self {
         shared.methods.in_flight().increment(1);
-        Self { shared, method, started: Instant::now(), is_admitted: false, has_ended: false }
+        Self { shared, method, started: Instant::now(), has_ended: false }
     }
 
     fn method(&self) -> &Method {
         self.shared.methods.at(self.method)
     }
 
-    /// Hands the request to the handler, if it is a call and there is room for it. Returns until when the answer has to be there.
+    /// Hands the request to the handler, if it is a call. Returns until when the answer has to be there.
     fn begin<B>(&mut self, request: Request<B>) -> Result<(Answer, Instant), Refused>
     where
         H: Handler<B>,
     {
         refuse_other_protocols(&request)?;
         let limit = deadline::of(request.headers(), self.method().deadline).map_err(Refused::Failed)?;
-        if self.method().admission {
-            self.admit()?;
-        }
-        match catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(request))) {
+        let entrance = Entrance::new(Arc::clone(&self.shared.places), self.method().revokes);
+        match catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(request, entrance))) {
             Ok(answer) => Ok((answer, self.started + limit)),
             Err(panic) => Err(Refused::Failed(panicked(panic))),
         }
-    }
-
-    fn admit(&mut self) -> Result<(), Refused> {
-        let Admission { most, at_work } = &self.shared.admission;
-        // Given back at once where it is one too many.
-        self.is_admitted = true;
-        if at_work.fetch_add(1, Ordering::Relaxed) < *most {
-            return Ok(());
-        }
-        Err(Refused::Failed(Failure::overloaded()))
     }
 
     /// Completes the call's answer. The call is the thread's current one.
@@ -286,9 +267,6 @@ impl<H> Account<H> {
 
     fn end(&mut self, code: Code) {
         self.has_ended = true;
-        if self.is_admitted {
-            self.shared.admission.at_work.fetch_sub(1, Ordering::Relaxed);
-        }
         let duration = self.started.elapsed();
         self.shared.methods.in_flight().decrement(1);
         self.method().record(code, duration);

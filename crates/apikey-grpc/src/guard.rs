@@ -1,4 +1,4 @@
-//! Who may call a service at all, decided around the service and before a byte of the message is read.
+//! Who may call a service at all, decided around the service once the message has been read.
 //!
 //! A method that is added to a guarded service is guarded. What a caller may do is the use cases' affair.
 
@@ -13,14 +13,17 @@ use apikey_application::{
     ports::{Clock, KeyStore, TokenAuthenticator},
 };
 use apikey_domain::Origin;
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
-use tonic::{body::Body, server::NamedService};
+use http_body_util::{BodyExt as _, Full};
+use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
 use crate::{
     call::{Answer, request_id},
     credential::{self, X_API_KEY},
     listener::PeerAddress,
+    places::{Entrance, Place},
     status::Failure,
 };
 
@@ -66,11 +69,52 @@ where
         let Self { service, authenticator } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let admitted = admit(&authenticator, &mut head).await;
+            let admitted = admit(&authenticator, &mut head, body).await;
             forget_credentials(&mut head.headers);
             match admitted {
-                Ok(()) => service.oneshot(Request::from_parts(head, body)).await,
-                Err(failure) => Ok(failure.into_status(&request_id()).into_http()),
+                Ok((message, place)) => {
+                    let answer = service.oneshot(Request::from_parts(head, Body::new(Full::new(message)))).await?;
+                    // The place is taken until the answer has left.
+                    Ok(answer.map(|body| Body::new(body.map_frame(move |frame| (&place, frame).1))))
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+/// A service that anybody may call, and that is called once the whole message has been read.
+#[derive(Clone)]
+pub(crate) struct Whole<S>(pub(crate) S);
+
+impl<S: NamedService> NamedService for Whole<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Whole<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let message = match head.extensions.get::<Entrance>() {
+                Some(entrance) => entrance.clone().read(body).await,
+                None => Err(Failure::internal("a call came by no entrance").into_status(&request_id())),
+            };
+            match message {
+                Ok(message) => service.oneshot(Request::from_parts(head, Body::new(Full::new(message)))).await,
+                Err(status) => Ok(status.into_http()),
             }
         })
     }
@@ -82,21 +126,31 @@ pub(crate) fn forget_credentials(headers: &mut HeaderMap) {
     headers.remove(X_API_KEY);
 }
 
-/// Decides from a request's head alone.
-async fn admit<K, C, T>(authenticator: &Authenticator<K, C, T>, head: &mut Parts) -> Result<(), Failure>
+/// Reads the message, and decides whose it is once it is there: a key that was revoked while its message came is refused. Without
+/// what could be a credential nothing is read.
+async fn admit<K, C, T>(
+    authenticator: &Authenticator<K, C, T>,
+    head: &mut Parts,
+    body: Body,
+) -> Result<(Bytes, Place), Status>
 where
     K: KeyStore,
     C: Clock,
     T: TokenAuthenticator,
 {
-    let credential = credential::find(&head.headers).map_err(Failure::unauthenticated)?;
-    let principal = authenticator.authenticate(credential).await?;
-    let origin = Origin {
-        address: head.extensions.get::<PeerAddress>().map(ToString::to_string),
-        request_id: Some(request_id().to_string()),
-    };
+    let refused = |failure: Failure| failure.into_status(&request_id());
+    let credential = credential::find(&head.headers).map_err(Failure::unauthenticated).map_err(refused)?;
+    authenticator.precheck(credential).map_err(Failure::from).map_err(refused)?;
+    let entrance = head.extensions.remove::<Entrance>();
+    let entrance = entrance.ok_or_else(|| Failure::internal("a call came by no entrance")).map_err(refused)?;
+    let message = entrance.read(body).await?;
+    let peer = head.extensions.get::<PeerAddress>().copied();
+    let mut place = entrance.enter(peer).map_err(refused)?;
+    let principal = authenticator.authenticate(credential).await.map_err(Failure::from).map_err(refused)?;
+    place.belongs_to(&principal.organization_id).map_err(refused)?;
+    let origin = Origin { address: peer.as_ref().map(ToString::to_string), request_id: Some(request_id().to_string()) };
     head.extensions.insert(Caller { principal, origin });
-    Ok(())
+    Ok((message, place))
 }
 
 /// The bearer token of the verification listener, kept as a digest.

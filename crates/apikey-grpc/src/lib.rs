@@ -7,10 +7,10 @@
 //!
 //! [`listener`] accepts a connection and hands each request to [`PublicService`] or [`VerificationService`]. On the public one, [`web`]
 //! turns gRPC-Web and Connect into gRPC first, so that everything behind it sees one protocol. There the call passes,
-//! in this order: its request id, span and metrics; the check that it is gRPC at all; admission; the deadline; the credential,
-//! before any byte of the message is read; then the message, by tonic or, for the hot method, by `unary`; `convert`, the use case, and
-//! back. Every answer leaves with
-//! an `x-request-id`, every error with `google.rpc` details, whoever made it.
+//! in this order: its request id, span and metrics; the check that it is gRPC at all; the deadline; that there is a credential; the
+//! whole message, of which `places` bounds how much may be incomplete; a place; the credential itself, judged now and not before, so
+//! that a key that was revoked while its message came is refused; then tonic or, for the hot method, `unary`; `convert`, the use case,
+//! and back. Every answer leaves with an `x-request-id`, every error with `google.rpc` details, whoever made it.
 //!
 //! # Architecture invariants
 //!
@@ -30,6 +30,7 @@ mod http1;
 pub mod listener;
 mod management;
 mod methods;
+mod places;
 mod request_id;
 mod services;
 mod status;

@@ -24,8 +24,8 @@ pub(crate) struct Method {
     pub(crate) name: &'static str,
     /// The service's own time limit until the head of the answer.
     pub(crate) deadline: Duration,
-    /// Whether the call counts against the cap of concurrent calls.
-    pub(crate) admission: bool,
+    /// Whether it is the method that has places of its own.
+    pub(crate) revokes: bool,
     /// Whether its answer is a stream, so that an error can stand in its trailers. A single message's answer has it in its head.
     pub(crate) streams: bool,
     requests: [OnceLock<Counter>; CODES],
@@ -33,9 +33,9 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    fn new(name: String, deadline: Duration, admission: bool, streams: bool) -> Self {
+    fn new(name: String, deadline: Duration, revokes: bool, streams: bool) -> Self {
         let requests = [const { OnceLock::new() }; CODES];
-        Self { name: name.leak(), deadline, admission, streams, requests, duration: OnceLock::new() }
+        Self { name: name.leak(), deadline, revokes, streams, requests, duration: OnceLock::new() }
     }
 
     /// Counts a call that was answered, or given up by its caller ([`Code::Cancelled`]).
@@ -51,7 +51,7 @@ impl Method {
 
 /// Where a method stands among those of its listener.
 #[derive(Clone, Copy)]
-pub(crate) struct Place(Option<usize>);
+pub(crate) struct Nth(Option<usize>);
 
 /// All methods of a listener.
 pub(crate) struct Methods {
@@ -62,14 +62,15 @@ pub(crate) struct Methods {
 }
 
 impl Methods {
-    /// The methods in these descriptor sets. `limit` gives a method's time limit, by its name.
+    /// The methods in these descriptor sets. `limit` gives a method's time limit, by its name, and `revoking`
+    /// is the name of the one that has places of its own.
     ///
     /// # Errors
     /// Where a set cannot be decoded.
     pub(crate) fn new(
         descriptor_sets: &[&[u8]],
         services: &[&str],
-        unadmitted: &str,
+        revoking: &str,
         limit: impl Fn(&str) -> Duration,
     ) -> Result<Self, prost::DecodeError> {
         metrics::describe_counter!(REQUESTS, "Calls that were answered, by method and code.");
@@ -85,24 +86,24 @@ impl Methods {
                     }
                     for method in &service.method {
                         let name = format!("{service_name}/{}", method.name());
-                        let deadline = limit(&name);
-                        known.push(Method::new(name, deadline, service_name != unadmitted, method.server_streaming()));
+                        let (deadline, revokes) = (limit(&name), name == revoking);
+                        known.push(Method::new(name, deadline, revokes, method.server_streaming()));
                     }
                 }
             }
         }
-        let unknown = Method::new("unknown".to_owned(), limit("unknown"), true, true);
+        let unknown = Method::new("unknown".to_owned(), limit("unknown"), false, true);
         Ok(Self { known, unknown, in_flight: metrics::gauge!(IN_FLIGHT) })
     }
 
     /// The place of the method with that path, or of the one that stands for all unknown ones.
-    pub(crate) fn place(&self, path: &str) -> Place {
+    pub(crate) fn place(&self, path: &str) -> Nth {
         let name = path.strip_prefix('/');
-        Place(self.known.iter().position(|method| Some(method.name) == name))
+        Nth(self.known.iter().position(|method| Some(method.name) == name))
     }
 
     /// The method in that place.
-    pub(crate) fn at(&self, place: Place) -> &Method {
+    pub(crate) fn at(&self, place: Nth) -> &Method {
         place.0.and_then(|place| self.known.get(place)).unwrap_or(&self.unknown)
     }
 

@@ -22,9 +22,11 @@ use tower::Service;
 use crate::{
     AccessToken, CallLimits, Management, RequestIds,
     call::{Answer, Calls, Handler, MAX_MESSAGE_SIZE},
+    guard::Whole,
     http1,
     listener::PeerAddress,
     methods::Methods,
+    places::Entrance,
     verification::Verification,
     web::{AllowedOrigins, Web, WebOptions},
 };
@@ -96,6 +98,7 @@ impl PublicService {
         let options = WebOptions {
             descriptor_sets: &DESCRIPTOR_SETS,
             services: &[service, HEALTH, REFLECTION, REFLECTION_ALPHA],
+            guarded: service,
             max_message_size: MAX_MESSAGE_SIZE,
             patience: limits.deadline.max(limits.revoke_deadline).saturating_add(ARRIVAL),
         };
@@ -163,11 +166,11 @@ where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn handle(&self, request: Request<B>) -> Answer {
+    fn handle(&self, request: Request<B>, entrance: Entrance) -> Answer {
         if Verification::<S, C>::serves(request.uri().path()) {
-            return self.verification.handle(request);
+            return self.verification.handle(request, entrance);
         }
-        self.routes.handle(request)
+        self.routes.handle(request, entrance)
     }
 }
 
@@ -180,7 +183,7 @@ async fn surround<S>(
 ) -> Result<(Calls<S>, Serving), InvalidDescriptors> {
     let CallLimits { deadline, revoke_deadline, concurrent_calls } = limits;
     let limit = |method: &str| -> Duration { if method == REVOKE { revoke_deadline } else { deadline } };
-    let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION, REFLECTION_ALPHA], HEALTH, limit)?;
+    let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION, REFLECTION_ALPHA], REVOKE, limit)?;
 
     let (reporter, health_server) = tonic_health::server::health_reporter();
     let serving = Serving { reporter, service };
@@ -198,7 +201,7 @@ async fn surround<S>(
     };
     let (v1, v1_alpha) = (described().build_v1()?, described().build_v1alpha()?);
     let routes = Routes::default()
-        .add_service(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .add_service(Whole(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE)))
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(v1_alpha.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .prepare();
@@ -224,7 +227,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let methods = Methods::new(descriptor_sets, services, HEALTH, |_| limits.deadline)?;
+    let methods = Methods::new(descriptor_sets, services, REVOKE, |_| limits.deadline)?;
     Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
 }
 

@@ -9,10 +9,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame};
-use http_body_util::BodyExt;
 use prost::Message;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
@@ -26,27 +25,11 @@ pub(crate) fn is_plain<B>(request: &Request<B>) -> bool {
     !request.headers().contains_key(GRPC_ENCODING)
 }
 
-/// Reads the one message of a body, which may have `most` bytes.
+/// Decodes the one message in what was read of a body; it may have `most` bytes.
 ///
 /// # Errors
 /// What tonic says of a body that it cannot read; `UNIMPLEMENTED` where there is not one message but none or more.
-pub(crate) async fn read<M, B>(body: &mut B, most: usize) -> Result<M, Status>
-where
-    M: Message + Default,
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut message = next(body).await?.unwrap_or_default();
-    // Mostly it has come in one piece, and need not be copied.
-    if !body.is_end_stream() {
-        let mut received = BytesMut::from(message);
-        loop {
-            missing(&received, most)?;
-            let Some(data) = next(body).await? else { break };
-            received.extend_from_slice(&data);
-        }
-        message = received.freeze();
-    }
+pub(crate) fn decode<M: Message + Default>(mut message: Bytes, most: usize) -> Result<M, Status> {
     if message.is_empty() {
         return Err(Status::unimplemented("the method takes one message, and there is none"));
     }
@@ -55,20 +38,6 @@ where
     }
     message.advance(HEADER);
     M::decode(message).map_err(|error| Status::internal(error.to_string()))
-}
-
-/// The next piece of a body.
-async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Status>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match body.frame().await {
-        None => Ok(None),
-        // Trailers of a request mean nothing.
-        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Some(Err(error)) => Err(Status::from_error(error.into())),
-    }
 }
 
 /// How many bytes of the message and its head are still to come.
@@ -128,8 +97,7 @@ impl HttpBody for Answer {
 #[cfg(test)]
 mod tests {
     use apikey_proto::pidgr::v1::VerifyApiKeyRequest;
-    use futures_util::StreamExt as _;
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::BodyExt as _;
     use tonic::Code;
 
     use super::*;
@@ -142,58 +110,37 @@ mod tests {
         frame(&VerifyApiKeyRequest { raw_key, ..Default::default() }.encode_to_vec()).to_vec()
     }
 
-    /// The length of the key in the one message of such a body, that comes in pieces of so many bytes.
-    async fn read_in_pieces(bytes: &[u8], size: usize) -> Result<usize, Code> {
-        let pieces = bytes.chunks(size).map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))));
-        let trailers = Ok(Frame::trailers(HeaderMap::new()));
-        let mut body = StreamBody::new(futures_util::stream::iter(pieces.chain([trailers]).collect::<Vec<_>>()));
-        read::<VerifyApiKeyRequest, _>(&mut body, MOST)
-            .await
+    /// The length of the key in the one message of such a body.
+    fn read(bytes: &[u8]) -> Result<usize, Code> {
+        decode::<VerifyApiKeyRequest>(Bytes::copy_from_slice(bytes), MOST)
             .map(|read| read.raw_key.len())
             .map_err(|status| status.code())
     }
 
-    #[tokio::test]
-    async fn one_message_is_read_however_it_is_cut_and_any_other_number_is_refused() {
+    #[test]
+    fn one_message_is_read_and_any_other_number_is_refused() {
         let one = request(40);
-        for size in 1..=one.len() {
-            assert_eq!(read_in_pieces(&one, size).await, Ok(40));
-            assert_eq!(read_in_pieces(&[one.clone(), one.clone()].concat(), size).await, Err(Code::Unimplemented));
-            assert_eq!(read_in_pieces(&[one.clone(), vec![0]].concat(), size).await, Err(Code::Unimplemented));
-        }
-        assert_eq!(read_in_pieces(&[], 1).await, Err(Code::Unimplemented));
-        assert_eq!(read_in_pieces(&frame(b""), 5).await, Ok(0), "a message of nothing but defaults");
+        assert_eq!(read(&one), Ok(40));
+        assert_eq!(read(&[one.clone(), one.clone()].concat()), Err(Code::Unimplemented));
+        assert_eq!(read(&[one, vec![0]].concat()), Err(Code::Unimplemented));
+        assert_eq!(read(&[]), Err(Code::Unimplemented));
+        assert_eq!(read(&frame(b"")), Ok(0), "a message of nothing but defaults");
     }
 
-    #[tokio::test]
-    async fn whatever_is_no_message_is_refused_as_tonic_refuses_it() {
+    #[test]
+    fn whatever_is_no_message_is_refused_as_tonic_refuses_it() {
         let one = request(40);
         for length in 1..one.len() {
-            assert_eq!(read_in_pieces(&one[..length], length).await, Err(Code::Internal), "cut at {length}");
+            assert_eq!(read(&one[..length]), Err(Code::Internal), "cut at {length}");
         }
         for flag in [1, 2, 255] {
             let mut flagged = one.clone();
             flagged[0] = flag;
-            assert_eq!(read_in_pieces(&flagged, 9).await, Err(Code::Internal));
+            assert_eq!(read(&flagged), Err(Code::Internal));
         }
-        assert_eq!(read_in_pieces(&frame(&[0xFF; 3]), 8).await, Err(Code::Internal), "no protobuf");
-        assert_eq!(read_in_pieces(&request(MOST - 2), 7).await, Ok(MOST - 2));
-        assert_eq!(read_in_pieces(&request(MOST - 1), 7).await, Err(Code::OutOfRange));
-    }
-
-    #[tokio::test]
-    async fn a_message_is_too_large_once_it_says_so_and_not_once_it_has_come() {
-        let announced = Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 61])));
-        let never = futures_util::stream::pending();
-        let mut body = StreamBody::new(futures_util::stream::iter([announced]).chain(never));
-        let status = read::<VerifyApiKeyRequest, _>(&mut body, MOST).await.err().unwrap();
-        assert_eq!(status.code(), Code::OutOfRange);
-    }
-
-    #[tokio::test]
-    async fn a_body_of_one_piece_needs_no_second_look() {
-        let mut body = Full::new(Bytes::from(request(40)));
-        assert_eq!(read::<VerifyApiKeyRequest, _>(&mut body, MOST).await.unwrap().raw_key.len(), 40);
+        assert_eq!(read(&frame(&[0xFF; 3])), Err(Code::Internal), "no protobuf");
+        assert_eq!(read(&request(MOST - 2)), Ok(MOST - 2));
+        assert_eq!(read(&request(MOST - 1)), Err(Code::OutOfRange));
     }
 
     #[tokio::test]

@@ -13,14 +13,16 @@ use apikey_proto::pidgr::v1::{
 use bytes::Bytes;
 use http::Response;
 use http_body::Body as HttpBody;
+use http_body_util::Full;
 use tonic::{Request, Status, body::Body, codec::CompressionEncoding};
+use tower::Service as _;
 
 use crate::{
     AccessToken,
-    call::{Answer, Handler, MAX_MESSAGE_SIZE, request_id},
+    call::{Answer, MAX_MESSAGE_SIZE, request_id},
     convert,
-    drain::{self, Drained},
     guard::forget_credentials,
+    places::Entrance,
     status::Failure,
     unary,
 };
@@ -51,7 +53,7 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
     }
 
     /// Answers a call of one of its methods.
-    pub(crate) fn handle<B>(&self, mut request: http::Request<B>) -> Answer
+    pub(crate) fn handle<B>(&self, mut request: http::Request<B>, entrance: Entrance) -> Answer
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -63,29 +65,42 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
         }
         if request.uri().path() == VERIFY && unary::is_plain(&request) {
             let (verifier, body) = (Arc::clone(&self.verifier), request.into_body());
-            return Box::pin(async move { Ok(verifier.answer(body).await) });
+            return Box::pin(async move { Ok(verifier.answer(body, entrance).await) });
         }
         forget_credentials(request.headers_mut());
-        self.server.handle(request.map(|body| Body::new(Drained::new(Body::new(body)))))
+        let mut server = self.server.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let message = entrance.read(body).await;
+            let entered = message.and_then(|message| Ok((message, entrance.enter(None).map_err(refused)?)));
+            match entered {
+                Ok((message, _place)) => {
+                    server.call(http::Request::from_parts(head, Body::new(Full::new(message)))).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
     }
+}
+
+fn refused(failure: Failure) -> Status {
+    failure.into_status(&request_id())
 }
 
 pub(crate) struct Verifier<S, C>(Arc<VerifyApiKey<S, C>>);
 
 impl<S: KeyStore, C: Clock> Verifier<S, C> {
-    async fn answer<B>(&self, mut body: B) -> Response<Body>
+    async fn answer<B>(&self, body: B, entrance: Entrance) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let message = match unary::read(&mut body, MAX_MESSAGE_SIZE).await {
-            Ok(message) => message,
-            Err(status) => {
-                drain::forget(body);
-                return status.into_http();
-            }
+        let verified = async {
+            let message = unary::decode(entrance.read(body).await?, MAX_MESSAGE_SIZE)?;
+            let _place = entrance.enter(None).map_err(refused)?;
+            self.verify(message).await
         };
-        self.verify(message).await.map_or_else(Status::into_http, |response| unary::answer(&response))
+        verified.await.map_or_else(Status::into_http, |response| unary::answer(&response))
     }
 
     async fn verify(&self, message: pb::VerifyApiKeyRequest) -> Result<pb::VerifyApiKeyResponse, Status> {

@@ -18,6 +18,7 @@ use apikey_application::FieldViolation;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
+use http_body_util::Full;
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service, ServiceExt};
@@ -31,7 +32,10 @@ pub use cors::{AllowedOrigin, AllowedOrigins, OriginError};
 
 use crate::{
     call::refuse_in_http,
+    credential,
     drain::Drained,
+    frames,
+    places::{Incomplete, Unread},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::Failure,
 };
@@ -62,6 +66,8 @@ pub struct WebOptions<'a> {
     pub descriptor_sets: &'a [&'a [u8]],
     /// The full names of its services.
     pub services: &'a [&'a str],
+    /// The full name of the one that only callers with a credential reach; empty if there is none.
+    pub guarded: &'static str,
     /// The largest message, in bytes, before and after decompression.
     pub max_message_size: usize,
     /// How long a request may take until it has arrived and been answered. It has to be longer than the service's own limits, so
@@ -82,6 +88,11 @@ pub struct Web<S> {
 struct Shared {
     request_ids: RequestIds,
     served: Arc<Served>,
+    /// By Connect, whose runtime would read a message before it is known whether there is anybody who may send it.
+    incomplete: Incomplete,
+    guarded: &'static str,
+    max_message_size: usize,
+    patience: Duration,
 }
 
 impl<S: Clone> Clone for Web<S> {
@@ -144,12 +155,13 @@ where
         request_ids: RequestIds,
         options: WebOptions<'_>,
     ) -> Result<Self, prost_reflect::DescriptorError> {
-        let WebOptions { descriptor_sets, services, max_message_size, patience } = options;
+        let WebOptions { descriptor_sets, services, guarded, max_message_size, patience } = options;
         let served = Arc::new(Served::new(descriptor_sets, services)?);
         let connect = Connect::new(grpc.clone(), Arc::clone(&served), max_message_size, patience);
         let grpc = Single::new(grpc, Arc::clone(&served));
         let grpc_web = GrpcWebLayer::new().layer(grpc.clone());
-        let shared = Shared { request_ids, served };
+        let shared =
+            Shared { request_ids, served, incomplete: Incomplete::default(), guarded, max_message_size, patience };
         Ok(Self { grpc, grpc_web, connect, origins: Arc::default(), shared: Arc::new(shared) })
     }
 
@@ -206,8 +218,35 @@ where
                 if let Err(failure) = check_timeout(request.headers()) {
                     return refuse(failure, protocol, request.headers(), request_id);
                 }
-                self.connect.answer(request, request_id).await
+                let stream = method.client_streaming;
+                let request = if stream { Ok(request) } else { self.shared.read(request).await };
+                match request {
+                    Ok(request) => self.connect.answer(request, request_id).await,
+                    Err((failure, headers)) => refuse(failure, protocol, &headers, request_id),
+                }
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Reads a request's message, within bounds of size, time and number; not even begins where there is no credential.
+    async fn read(&self, request: Request<Body>) -> Result<Request<Body>, (Failure, HeaderMap)> {
+        let (head, body) = request.into_parts();
+        let service = head.uri.path().strip_prefix('/').and_then(|path| path.strip_prefix(self.guarded));
+        if !self.guarded.is_empty() && service.is_some() && credential::find(&head.headers).is_err() {
+            drop(body);
+            return Ok(Request::from_parts(head, Body::empty()));
+        }
+        // One byte more shows that it is too large.
+        let most = self.max_message_size + frames::HEADER;
+        let limit = connect::timeout(&head.headers).map_or(self.patience, |limit| limit.min(self.patience));
+        let reading = self.incomplete.read(body, |received| received.len() > most);
+        match tokio::time::timeout(limit, reading).await {
+            Ok(Ok(message)) => Ok(Request::from_parts(head, Body::new(Full::new(message)))),
+            Ok(Err(Unread::MadeRoom)) => Err((Failure::overloaded(), head.headers)),
+            Ok(Err(Unread::Failed(error))) => Err((Failure::malformed_message(&error.to_string()), head.headers)),
+            Err(_) => Err((Failure::deadline_exceeded(), head.headers)),
         }
     }
 }

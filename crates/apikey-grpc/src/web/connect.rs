@@ -43,6 +43,11 @@ type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, ConnectError>> + Send>>;
 /// How long the caller waits, in milliseconds: 1 to 10 digits.
 pub(super) const CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 
+/// The caller's own limit, where it can be read.
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(CONNECT_TIMEOUT)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
 /// By how much the inner deadline comes before the runtime's, so that the inner one answers.
 const DEADLINE_LEAD: Duration = Duration::from_millis(5);
 /// The most that fits into eight digits, gRPC's limit.

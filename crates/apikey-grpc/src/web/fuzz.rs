@@ -19,6 +19,7 @@ use super::*;
 use crate::{
     call::MAX_MESSAGE_SIZE,
     frames::{Part, frame, parts},
+    places::{Entrance, Places},
     unary,
 };
 use json::{UnknownFields, from_proto, to_proto};
@@ -97,6 +98,7 @@ static WEB: LazyLock<Web<ServiceFn<Inner>>> = LazyLock::new(|| {
     let options = WebOptions {
         descriptor_sets: &[FILE_DESCRIPTOR_SET],
         services: &["pidgr.v1.ApiKeyService"],
+        guarded: "",
         max_message_size: 64 * 1024,
         patience: Duration::from_mins(1),
     };
@@ -219,15 +221,15 @@ fn in_chunks(bytes: &[u8], size: usize) -> Body {
 
 /// A request is read where it is one message, and nothing stands before or after it.
 fn judge_unary(bytes: &[u8], size: usize) {
-    let mut body = in_chunks(bytes, size);
-    let read = unary::read::<pb::CreateApiKeyRequest, _>(&mut body, MAX_MESSAGE_SIZE);
+    let received = Entrance::new(Places::new(1), false).read(in_chunks(bytes, size)).now_or_never().unwrap();
+    let read = received.and_then(|received| unary::decode::<pb::CreateApiKeyRequest>(received, MAX_MESSAGE_SIZE));
     let expected = match messages(bytes) {
         (messages, true) if messages.len() == 1 && messages[0].len() <= MAX_MESSAGE_SIZE => {
             pb::CreateApiKeyRequest::decode(messages[0].as_slice()).ok()
         }
         _ => None,
     };
-    assert_eq!(read.now_or_never().unwrap().ok(), expected, "{bytes:?} by {size}");
+    assert_eq!(read.ok(), expected, "{bytes:?} by {size}");
 }
 
 /// The request that the text describes, in chunks whose size depends on it, and its body.

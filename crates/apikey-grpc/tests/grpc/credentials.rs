@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     service::{Setup, Tokens, start, start_with},
-    wire::{CREATE, LIST},
+    wire::{CREATE, LIST, REVOKE, frame},
 };
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_token_is_no_api_key_and_an_issuer_that_cannot_be_reached_is_an_outage
 }
 
 #[tokio::test]
-async fn the_credential_is_judged_before_a_byte_of_the_message_is_read() {
+async fn without_what_could_be_a_credential_not_a_byte_of_the_message_is_read() {
     let running = start().await;
     let wire = running.public.wire().await;
     // A message that never comes: whoever waits for it never answers.
@@ -118,4 +118,26 @@ async fn the_credential_is_judged_before_a_byte_of_the_message_is_read() {
     assert_eq!(answer.code(), Code::Unauthenticated);
     let answer = wire.call("/pidgr.v1.ApiKeyService/AddedTomorrow", &[], &pb::ListApiKeysRequest::default()).await;
     assert_eq!(answer.code(), Code::Unauthenticated, "a method that does not exist yet is guarded already");
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_while_its_message_comes_is_refused() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let (wire, other) = (running.public.wire().await, running.public.wire().await);
+    for (path, seed) in [(LIST, 2), (CREATE, 3), (REVOKE, 4)] {
+        let (revoked, key) = running.manager(seed);
+        let id = key.id().to_string();
+        let (message, body) = tokio::sync::oneshot::channel::<bytes::Bytes>();
+        let late = futures_util::stream::once(async { Ok(http_body::Frame::data(body.await.unwrap())) });
+        let headers = [("x-api-key", revoked.as_str())];
+        let calling = wire.try_call(path, &headers, StreamBody::new(late).boxed());
+        let revoking = async {
+            let request = pb::RevokeApiKeyRequest { id };
+            let _: pb::RevokeApiKeyResponse = other.call_as(&manager, REVOKE, &request).await.message();
+            message.send(frame(&[])).unwrap();
+        };
+        let (answer, ()) = tokio::join!(calling, revoking);
+        assert_eq!(answer.unwrap().code(), Code::Unauthenticated, "{path}");
+    }
 }

@@ -160,3 +160,95 @@ async fn what_is_above_the_cap_is_shed_at_once_and_health_is_not() {
     assert_eq!(list(&wire).await.code(), Code::Ok);
     assert_eq!(running.store.calls(StoreCall::Page), 2, "what was shed never reached the store");
 }
+
+/// A message that never comes.
+fn never() -> crate::wire::WireBody {
+    BodyExt::boxed(StreamBody::new(stream::pending()))
+}
+
+#[tokio::test]
+async fn nobody_holds_a_place_by_what_it_does_not_send() {
+    let running = with_limits(CallLimits { concurrent_calls: 1, deadline: HOUR, ..CallLimits::default() }).await;
+    let (manager, _) = running.manager(1);
+    for (listener, path) in [(&running.public, LIST), (&running.verification, VERIFY)] {
+        let headers = [("x-api-key", manager.as_str())];
+        let wire = listener.wire().await;
+        let mut held: futures_util::stream::FuturesUnordered<_> =
+            (0..50).map(|_| wire.try_call(path, &headers, never())).collect();
+        let others = async {
+            for _ in 0..3 {
+                let answer = listener.wire().await.call_as(&manager, path, &pb::ListApiKeysRequest::default()).await;
+                assert_eq!(answer.code(), Code::Ok, "{path}");
+            }
+        };
+        tokio::select! {
+            answer = held.next() => panic!("{path} was answered without its message: {answer:?}"),
+            () = others => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_too_many_incomplete_requests_the_oldest_makes_room() {
+    let running = with_limits(CallLimits { deadline: HOUR, ..CallLimits::default() }).await;
+    let (manager, _) = running.manager(1);
+    let first = running.public.wire().await;
+    let oldest = {
+        let (wire, manager) = (first.clone(), manager.clone());
+        tokio::spawn(async move { wire.try_call(LIST, &[("x-api-key", manager.as_str())], never()).await })
+    };
+    let mut others = Vec::new();
+    while !oldest.is_finished() {
+        let wire = running.public.wire().await;
+        for _ in 0..90 {
+            let (wire, manager) = (wire.clone(), manager.clone());
+            others.push(tokio::spawn(
+                async move { wire.try_call(LIST, &[("x-api-key", manager.as_str())], never()).await },
+            ));
+        }
+        // Whoever sends its message is served whatever waits.
+        assert_eq!(list(&running, &manager).await, Code::Ok);
+    }
+    let answer = oldest.await.unwrap().unwrap();
+    assert_eq!((answer.code(), answer.reason().as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert!(others.iter().any(|other| !other.is_finished()), "the newest wait on");
+}
+
+async fn list(running: &Running, credential: &str) -> Code {
+    let wire = running.public.wire().await;
+    wire.call_as(credential, LIST, &pb::ListApiKeysRequest::default()).await.code()
+}
+
+#[tokio::test]
+async fn an_organization_takes_half_of_the_places_and_revocations_have_their_own() {
+    let running = with_limits(CallLimits { concurrent_calls: 4, deadline: HOUR, ..CallLimits::default() }).await;
+    let (ours, _) = running.manager(1);
+    let theirs = |seed| {
+        running.key(seed, |parts| {
+            parts.organization_id = apikey_domain::OrganizationId::parse("another").unwrap();
+            parts.permissions = apikey_domain::pidgr::CATALOGUE.all();
+        })
+    };
+    let (their, key) = theirs(2);
+    let held = running.store.hold(StoreCall::Page);
+    let mut listings = Vec::new();
+    for (credential, count) in [(&ours, 2), (&their, 4)] {
+        for _ in 0..2 {
+            let (wire, credential) = (running.public.wire().await, credential.clone());
+            listings.push(tokio::spawn(async move {
+                wire.call_as(&credential, LIST, &pb::ListApiKeysRequest::default()).await.code()
+            }));
+        }
+        reached(&running, StoreCall::Page, count).await;
+        assert_eq!(list(&running, credential).await, Code::ResourceExhausted, "its half is taken");
+    }
+    // No place is left, but for revocations.
+    let revoke = pb::RevokeApiKeyRequest { id: key.id().to_string() };
+    let revoking = running.public.wire().await;
+    assert_eq!(revoking.call_as(&their, REVOKE, &revoke).await.code(), Code::Ok);
+    drop(held);
+    for listing in listings {
+        assert_eq!(listing.await.unwrap(), Code::Ok);
+    }
+    assert_eq!(list(&running, &ours).await, Code::Ok);
+}
