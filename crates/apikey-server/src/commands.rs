@@ -52,7 +52,40 @@ fn environment() -> impl Iterator<Item = (OsString, OsString)> {
 fn start_server_command(matches: &ArgMatches) -> Result<ServerSettings, Failure> {
     let effective = settings(Scope::Server, matches)?;
     telemetry::start_logs(LogSettings::of(&effective)?)?;
-    Ok(ServerSettings::of(&effective)?)
+    let settings = ServerSettings::of(&effective)?;
+    if let Backend::Postgres(_) = settings.backend {
+        warn_of_variables_for_others();
+    }
+    Ok(settings)
+}
+
+/// Variables by which libpq's programs find their server. The URL alone says it here.
+const OF_LIBPQ: [&str; 16] = [
+    "PGCHANNELBINDING",
+    "PGDATABASE",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGOPTIONS",
+    "PGPASSFILE",
+    "PGPASSWORD",
+    "PGPORT",
+    "PGREQUIREAUTH",
+    "PGSERVICE",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGTARGETSESSIONATTRS",
+    "PGUSER",
+];
+
+/// Names the variables that somebody could expect to have a say.
+fn warn_of_variables_for_others() {
+    let set = environment().filter_map(|(name, _)| OF_LIBPQ.into_iter().find(|known| name == *known));
+    let ignored = set.collect::<Vec<_>>().join(" ");
+    if !ignored.is_empty() {
+        tracing::warn!(ignored, "variables of libpq are not read: database_url says all of it");
+    }
 }
 
 fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {

@@ -42,6 +42,7 @@ pub(crate) async fn open_postgres(settings: &PostgresSettings) -> anyhow::Result
     let connect = || PostgresStore::connect(url, options.clone());
     let store = until_it_accepts(*start_timeout, connect, ConnectError::may_pass).await;
     let store = store.with_context(|| format!("{} cannot be opened", masked_database_url(url)))?;
+    metrics::gauge!("apikeys_database_verified").set(if store.is_verified() { 1.0 } else { 0.0 });
     let is_new = !store.any_keys().await?;
     Ok((store, is_new))
 }

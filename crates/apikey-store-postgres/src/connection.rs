@@ -1,39 +1,20 @@
-//! One connection: how it is opened, encrypted, driven and closed, and how a statement runs on it. Knows no statement.
+//! One connection: why one cannot be opened, and how a statement runs on one. Knows no statement.
 
 use std::{
     error::Error,
-    fmt,
-    future::{Future, poll_fn},
-    io,
+    fmt, io,
     ops::{Deref, DerefMut},
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use diesel_async::{AsyncPgConnection, methods::LoadQuery};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::UnixStream,
-    sync::Notify,
-    task::AbortHandle,
-};
-use tokio_postgres::{
-    AsyncMessage, Client, Config,
-    config::{SslMode, SslNegotiation},
-    tls::{MakeTlsConnect, TlsConnect, TlsStream},
-};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::task::AbortHandle;
 
 use crate::{
-    Options, TlsError, UrlError,
     failure::{Answer, Failure, Intent},
-    observer::{Observed, Observer, Plain},
-    server, tls,
-    url::{Encryption, Target},
+    observer::{Observer, PasswordWithheld},
+    tls,
 };
 
 /// A connection could not be opened.
@@ -42,6 +23,20 @@ pub enum ConnectionError {
     /// The server could not be reached, or refused.
     #[error("PostgreSQL cannot be reached, or refused the connection")]
     Connect(#[source] tokio_postgres::Error),
+    /// The server's certificate is not accepted.
+    #[error("PostgreSQL's certificate is not accepted: {advice}")]
+    Certificate {
+        /// What to do about it.
+        advice: &'static str,
+        /// What is wrong with it.
+        source: tokio_postgres::Error,
+    },
+    /// The server offers no TLS, and `sslmode` insists on it.
+    #[error("PostgreSQL offers no TLS, and sslmode={mode} insists on it")]
+    NoTls {
+        /// The value of `sslmode`.
+        mode: &'static str,
+    },
     /// The socket could not be opened.
     #[error("PostgreSQL's socket cannot be opened")]
     Socket(#[source] io::Error),
@@ -51,9 +46,19 @@ pub enum ConnectionError {
     /// It took too long.
     #[error("PostgreSQL did not accept a connection in time")]
     TimedOut,
+    /// Another one was refused a moment ago, while others were open.
+    #[error("PostgreSQL refused another connection a moment ago")]
+    Full,
 }
 
 impl ConnectionError {
+    pub(crate) fn of(error: tokio_postgres::Error) -> Self {
+        match tls::advice(&error) {
+            Some(advice) => Self::Certificate { advice, source: error },
+            None => Self::Connect(error),
+        }
+    }
+
     /// Whether the same attempt may succeed later without anybody changing a setting: the server cannot be reached, is starting or
     /// stopping, or has no connection left.
     #[must_use]
@@ -62,30 +67,20 @@ impl ConnectionError {
             Self::Connect(error) => match error.as_db_error() {
                 // insufficient_resources, operator_intervention.
                 Some(error) => matches!(error.code().code().as_bytes(), [b'5', b'3' | b'7', ..]),
-                None => is_of_the_network(error),
+                None => error.is_closed() || is_of_the_network(error),
             },
-            Self::Socket(_) | Self::TimedOut => true,
-            Self::Setup(_) => false,
+            Self::Socket(_) | Self::TimedOut | Self::Full => true,
+            Self::Certificate { .. } | Self::NoTls { .. } | Self::Setup(_) => false,
         }
     }
 }
 
-/// Whether the operating system reported the error, or the connection ended: not TLS, and not the driver's own view of a setting.
+/// Whether the operating system reported the error: it is neither of TLS nor of a password that is not given.
 fn is_of_the_network(error: &tokio_postgres::Error) -> bool {
     let causes = std::iter::successors(Error::source(error), |error| (*error).source());
-    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| error.get_ref().is_none())
-        || error.is_closed()
-}
-
-/// Opens connections.
-pub(crate) struct Connector {
-    target: Target,
-    tls: Option<MakeRustlsConnect>,
-    options: Options,
-    /// How often all connections of the time were distrusted.
-    generation: AtomicU64,
-    /// Told of each notification that comes on any of the connections.
-    heard: Arc<Notify>,
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>() && !inner.is::<PasswordWithheld>())
+    })
 }
 
 /// A connection, with what was seen on it.
@@ -100,6 +95,20 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// A connection that `driver` moves what is sent and received of, asked for in that generation of the connector's.
+    pub(crate) const fn new(
+        pg: AsyncPgConnection,
+        observer: Arc<Observer>,
+        generation: u64,
+        driver: AbortHandle,
+    ) -> Self {
+        Self { pg, observer, busy: false, generation, driver }
+    }
+
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Runs a statement, and reads its answer to the end. Afterwards, or where this is dropped half-way,
     /// [`Connection::is_usable`] says whether another may follow; a connection that is not usable is to be dropped, never
     /// cancelled: a commit that is cancelled while it waits for its standby reports success.
@@ -173,196 +182,4 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }
-}
-
-/// The URL or its encryption cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// The URL cannot be used.
-    #[error(transparent)]
-    Url(#[from] UrlError),
-    /// Encryption cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-impl Connector {
-    pub(crate) fn new(url: &str, options: Options) -> Result<Self, TargetError> {
-        let target = Target::parse(url, &options)?;
-        let tls = tls::connector(&target.encryption)?;
-        Ok(Self { target, tls, options, generation: AtomicU64::new(0), heard: Arc::default() })
-    }
-
-    pub(crate) fn options(&self) -> &Options {
-        &self.options
-    }
-
-    /// From now on, no connection is trusted that was opened until now.
-    pub(crate) fn distrust(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether the connection was asked for after all were last distrusted.
-    pub(crate) fn trusts(&self, connection: &Connection) -> bool {
-        connection.generation == self.generation.load(Ordering::Acquire)
-    }
-
-    /// Told of each notification that comes on any of the connections.
-    pub(crate) fn heard(&self) -> &Notify {
-        &self.heard
-    }
-
-    /// Opens a connection, on this task's runtime.
-    pub(crate) async fn connect(&self) -> Result<Connection, ConnectionError> {
-        let attempt = async {
-            match (&self.target.encryption, &self.tls) {
-                (Encryption::Preferred, Some(tls)) if self.target.socket.is_none() => {
-                    match self.attempt(Some(tls)).await {
-                        // Only the server itself can refuse; every other failure may be one of encryption.
-                        Err(ConnectionError::Connect(error)) if error.as_db_error().is_none() => {
-                            self.attempt(None).await
-                        }
-                        result => result,
-                    }
-                }
-                (_, tls) => self.attempt(tls.as_ref()).await,
-            }
-        };
-        tokio::time::timeout(self.options.connect_timeout, attempt).await.unwrap_or(Err(ConnectionError::TimedOut))
-    }
-
-    async fn attempt(&self, tls: Option<&MakeRustlsConnect>) -> Result<Connection, ConnectionError> {
-        let observer = Arc::new(Observer::default());
-        let generation = self.generation.load(Ordering::Acquire);
-        if let Some((folder, port)) = &self.target.socket {
-            // Nobody can listen on a socket of this machine but its administrator: it is never encrypted, as in libpq.
-            let path = folder.join(format!(".s.PGSQL.{port}"));
-            let socket = UnixStream::connect(path).await.map_err(ConnectionError::Socket)?;
-            let transport = Transport { tls: None, observer: Arc::clone(&observer), host: String::new() };
-            let opened = self.config(None).connect_raw(socket, transport).await;
-            let (client, connection) = opened.map_err(ConnectionError::Connect)?;
-            return self.drive(client, connection, observer, generation).await;
-        }
-        let transport = MakeTransport { tls: tls.cloned(), observer: Arc::clone(&observer) };
-        let opened = self.config(tls).connect(transport).await;
-        let (client, connection) = opened.map_err(ConnectionError::Connect)?;
-        self.drive(client, connection, observer, generation).await
-    }
-
-    async fn drive<S, T>(
-        &self,
-        client: Client,
-        connection: tokio_postgres::Connection<S, T>,
-        observer: Arc<Observer>,
-        generation: u64,
-    ) -> Result<Connection, ConnectionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let driver = tokio::spawn(drive(connection, Arc::clone(&self.heard))).abort_handle();
-        match AsyncPgConnection::try_from(client).await {
-            Ok(pg) => {
-                let mut connection = Connection { pg, observer, busy: false, generation, driver };
-                let prepared = server::prepare_session(&mut connection).await;
-                prepared.map_err(|error| ConnectionError::Setup(error.into()))?;
-                Ok(connection)
-            }
-            Err(error) => {
-                driver.abort();
-                Err(ConnectionError::Setup(error.into()))
-            }
-        }
-    }
-
-    /// Every stream goes through a [`Transport`], which encrypts it or not. Where it does not, "direct negotiation" makes the
-    /// driver ask the server nothing about encryption.
-    fn config(&self, tls: Option<&MakeRustlsConnect>) -> Config {
-        let mut config = self.target.config.clone();
-        config.ssl_mode(SslMode::Require);
-        if tls.is_none() {
-            config.ssl_negotiation(SslNegotiation::Direct);
-        }
-        config
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
-            .field("target", &self.target)
-            .field("options", &self.options)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Moves what is sent and received, until the connection ends.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Arc<Notify>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-        match message {
-            Ok(AsyncMessage::Notification(_)) => heard.notify_one(),
-            Ok(AsyncMessage::Notice(notice)) => {
-                tracing::debug!(severity = notice.severity(), message = notice.message(), "PostgreSQL notes");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection to PostgreSQL ended");
-                return;
-            }
-        }
-    }
-}
-
-struct MakeTransport {
-    tls: Option<MakeRustlsConnect>,
-    observer: Arc<Observer>,
-}
-
-struct Transport {
-    tls: Option<MakeRustlsConnect>,
-    observer: Arc<Observer>,
-    host: String,
-}
-
-impl<S> MakeTlsConnect<S> for MakeTransport
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Stream = Observed;
-    type TlsConnect = Transport;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> Result<Transport, io::Error> {
-        Ok(Transport { tls: self.tls.clone(), observer: Arc::clone(&self.observer), host: host.to_owned() })
-    }
-}
-
-impl<S> TlsConnect<S> for Transport
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Stream = Observed;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Observed>> + Send>>;
-
-    fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move {
-            match self.tls {
-                None => Ok(Observed::new(Plain(stream), self.observer)),
-                Some(mut tls) => Ok(Observed::new(encrypt(&mut tls, &self.host, stream).await?, self.observer)),
-            }
-        })
-    }
-}
-
-async fn encrypt<S>(tls: &mut MakeRustlsConnect, host: &str, stream: S) -> io::Result<impl TlsStream + Send + 'static>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connect = MakeTlsConnect::<S>::make_tls_connect(tls, host).unwrap_or_else(|never| match never {});
-    connect.connect(stream).await
 }

@@ -22,12 +22,16 @@
 //! | `sslmode` | encrypted | the server's certificate is checked |
 //! |---|---|---|
 //! | `disable` | no | – |
-//! | `prefer` (the default) | if the server offers it | no |
+//! | `prefer` (the default on this machine) | if the server offers it | no |
 //! | `require` | yes | no |
-//! | `verify-full` | yes | chain and host name |
+//! | `verify-ca` | yes | chain |
+//! | `verify-full` (the default for other machines) | yes | chain and host name |
 //!
-//! `sslrootcert` names a PEM file of the roots that `verify-full` trusts; without it, or as `system`, the operating system's
-//! are trusted. Modes that check no certificate protect from listeners, not from impostors.
+//! `sslrootcert` names a PEM file of the roots that are trusted; without it, or as `system`, `verify-full` trusts the operating
+//! system's. `sslcert` and `sslkey` name this side's own certificate. Modes that check no certificate protect from listeners, not
+//! from impostors: beyond loopback addresses and Unix sockets they need [`Options::allow_unverified`], and there a password is
+//! given by SCRAM alone, bound to the server's certificate where the server supports that. TLS that was offered and failed is
+//! never replaced by clear text.
 //!
 //! # Behind a proxy
 //!
@@ -40,6 +44,7 @@
 mod audit;
 mod commit;
 mod connection;
+mod connector;
 mod durability;
 mod failure;
 mod issue;
@@ -61,10 +66,11 @@ mod tls;
 mod url;
 mod usage;
 
-pub use connection::{ConnectionError, TargetError};
+pub use connection::ConnectionError;
+pub use connector::TargetError;
 pub use failure::NoPreparedStatements;
 pub use migrate::{MigrateError, SchemaError};
-pub use options::Options;
+pub use options::{Options, UrlSource};
 pub use revocations::PostgresRevocations;
 pub use schema::{InvalidSchema, Schema};
 pub use server::ServerError;

@@ -16,7 +16,8 @@ use tokio::{task::JoinError, time::Instant};
 
 use crate::{
     Schema,
-    connection::{Connection, ConnectionError, Connector, TargetError},
+    connection::{Connection, ConnectionError},
+    connector::{Connector, TargetError},
     observer::SqlState,
     server::{self, ServerError},
 };

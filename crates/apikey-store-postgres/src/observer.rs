@@ -1,6 +1,7 @@
-//! Watches what the server sends, for the one thing that diesel does not pass on: the SQLSTATE of an error. Knows the framing
+//! Watches what the server sends, for two things: the SQLSTATE of an error, which diesel does not pass on, and a request for the
+//! password in a form that an impostor could use, which the driver would answer at once. Knows the framing
 //! of messages (PostgreSQL's manual, "Frontend/Backend Protocol", "Message Formats") and nothing of their content, except
-//! the code of an error response.
+//! the codes of error responses and of requests for authentication.
 
 use std::{
     io,
@@ -27,9 +28,26 @@ pub(crate) struct Observer {
     /// How many bytes were handed to the operating system.
     sent: AtomicU64,
     closed: AtomicBool,
+    /// The peer may see the password.
+    is_protected: bool,
+}
+
+/// The server asks for what it must not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server asks for the password {form}, which is given only over TLS with a certificate that is verified \
+     (sslmode=verify-full), on this machine, or by SCRAM-SHA-256"
+)]
+pub(crate) struct PasswordWithheld {
+    form: &'static str,
 }
 
 impl Observer {
+    /// Nothing has been seen yet. A server that is not `is_protected` may be an impostor.
+    pub(crate) fn new(is_protected: bool) -> Self {
+        Self { is_protected, ..Self::default() }
+    }
+
     /// The first error since the last call.
     pub(crate) fn take_error(&self) -> Option<SqlState> {
         self.error().take()
@@ -79,10 +97,19 @@ impl AsyncRead for Observed {
         if result.is_err() || (read.is_empty() && room > 0) {
             this.observer.closed.store(true, Ordering::Release);
         }
-        this.messages.read(read, |state| {
-            this.observer.error().get_or_insert(state);
+        let mut withheld = None;
+        this.messages.read(read, |seen| match seen {
+            Seen::Error(state) => {
+                this.observer.error().get_or_insert(state);
+            }
+            Seen::PasswordRequest(form) if !this.observer.is_protected => withheld = Some(PasswordWithheld { form }),
+            Seen::PasswordRequest(_) => {}
         });
-        Poll::Ready(result)
+        match withheld {
+            // Before the driver sees the request.
+            Some(withheld) => Poll::Ready(Err(io::Error::other(withheld))),
+            None => Poll::Ready(result),
+        }
     }
 }
 
@@ -148,23 +175,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
 /// One byte that says what the message is, and four that say how long it is, themselves included.
 const HEADER: usize = 5;
 
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Error(SqlState),
+    /// The password is asked for, in that form.
+    PasswordRequest(&'static str),
+}
+
 /// Where in the sequence of messages the stream is.
 #[derive(Debug, Default)]
 struct Messages {
     header: Vec<u8>,
     /// How much of the current message's body is still to come.
     remaining: usize,
-    /// The body of an error response, as far as it has come; `None` in every other message.
-    error: Option<Vec<u8>>,
+    /// The kind and the body, as far as it has come, of a message that is looked into; `None` in every other one.
+    body: Option<(u8, Vec<u8>)>,
 }
 
 impl Messages {
-    fn read(&mut self, mut bytes: &[u8], mut found: impl FnMut(SqlState)) {
+    fn read(&mut self, mut bytes: &[u8], mut found: impl FnMut(Seen)) {
         while !bytes.is_empty() {
             if self.remaining > 0 {
                 let (body, rest) = bytes.split_at(self.remaining.min(bytes.len()));
-                if let Some(error) = &mut self.error {
-                    error.extend_from_slice(body);
+                if let Some((_, collected)) = &mut self.body {
+                    collected.extend_from_slice(body);
                 }
                 self.remaining -= body.len();
                 bytes = rest;
@@ -176,17 +211,27 @@ impl Messages {
                     && let Ok(length) = <[u8; 4]>::try_from(length)
                 {
                     self.remaining = usize::try_from(u32::from_be_bytes(length)).unwrap_or(0).saturating_sub(4);
-                    self.error = (*kind == b'E').then(Vec::new);
+                    self.body = [b'E', b'R'].contains(kind).then(|| (*kind, Vec::new()));
                     self.header.clear();
                 }
             }
             if self.remaining == 0
                 && self.header.is_empty()
-                && let Some(state) = self.error.take().as_deref().and_then(sql_state)
+                && let Some(seen) = self.body.take().and_then(|(kind, body)| look_into(kind, &body))
             {
-                found(state);
+                found(seen);
             }
         }
+    }
+}
+
+fn look_into(kind: u8, body: &[u8]) -> Option<Seen> {
+    match (kind, body) {
+        (b'E', body) => sql_state(body).map(Seen::Error),
+        // AuthenticationCleartextPassword, AuthenticationMD5Password with its salt.
+        (b'R', [0, 0, 0, 3]) => Some(Seen::PasswordRequest("in clear text")),
+        (b'R', [0, 0, 0, 5, ..]) => Some(Seen::PasswordRequest("as an MD5 digest")),
+        _ => None,
     }
 }
 
@@ -208,8 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn the_code_is_found_however_the_bytes_arrive() {
+    fn codes_are_found_however_the_bytes_arrive() {
         let stream = [
+            message(b'R', b"\0\0\0\x03"),
+            message(b'R', b"\0\0\0\x05salt"),
+            message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"),
+            message(b'R', b"\0\0\0\0"),
             message(b'Z', b"I"),
             message(b'D', b"E\0\0\0\x05C99999\0a row that looks like an error"),
             message(b'n', b""),
@@ -222,9 +271,15 @@ mod tests {
             let mut messages = Messages::default();
             let mut found = Vec::new();
             for chunk in stream.chunks(size) {
-                messages.read(chunk, |state| found.push(state));
+                messages.read(chunk, |seen| found.push(seen));
             }
-            assert_eq!(found, [SqlState(*b"57014"), SqlState(*b"25P02")], "in pieces of {size}");
+            let expected = [
+                Seen::PasswordRequest("in clear text"),
+                Seen::PasswordRequest("as an MD5 digest"),
+                Seen::Error(SqlState(*b"57014")),
+                Seen::Error(SqlState(*b"25P02")),
+            ];
+            assert_eq!(found, expected, "in pieces of {size}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What can be chosen about the pool and the time limits. Knows no server.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::Schema;
 
@@ -22,6 +22,32 @@ pub struct Options {
     pub migration_timeout: Duration,
     /// The schema that holds the tables.
     pub schema: Schema,
+    /// Whether a server on another machine may be connected to although its certificate is not checked.
+    pub allow_unverified: bool,
+    /// Where the URL is read again when no connection can be opened.
+    pub url_source: Option<UrlSource>,
+}
+
+/// Reads the URL as it is now, which may block; `None` where it cannot be read, or is illegal.
+#[derive(Clone)]
+pub struct UrlSource(Arc<dyn Fn() -> Option<Box<str>> + Send + Sync>);
+
+impl UrlSource {
+    /// Reads it by that function.
+    #[must_use]
+    pub fn new(read: impl Fn() -> Option<Box<str>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub(crate) fn read(&self) -> Option<Box<str>> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for UrlSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UrlSource")
+    }
 }
 
 impl Default for Options {
@@ -35,6 +61,8 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(1),
             migration_timeout: Duration::from_mins(1),
             schema: Schema::default(),
+            allow_unverified: false,
+            url_source: None,
         }
     }
 }

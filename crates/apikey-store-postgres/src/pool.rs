@@ -1,6 +1,6 @@
 //! The bounded pool, and how a statement runs on one of its connections. Knows no statement.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use apikey_application::ports::StoreError;
 use deadpool::{
@@ -9,9 +9,15 @@ use deadpool::{
 };
 use diesel_async::{AsyncPgConnection, methods::LoadQuery};
 
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
 use crate::{
     Options, Schema,
-    connection::{Connection, ConnectionError, Connector},
+    connection::{Connection, ConnectionError},
+    connector::Connector,
     failure::{Failure, Intent},
 };
 
@@ -20,7 +26,11 @@ impl Manager for Connector {
     type Error = ConnectionError;
 
     async fn create(&self) -> Result<Connection, ConnectionError> {
-        self.connect().await
+        if self.is_full() {
+            return Err(ConnectionError::Full);
+        }
+        // On the heap: it is seldom, and every call's future would hold its place.
+        Box::pin(self.connect()).await
     }
 
     /// Asks the server nothing: a connection that ended has been seen to end.
@@ -36,6 +46,9 @@ impl Manager for Connector {
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     pool: Pool<Connector>,
+    /// Told of each connection that a call is done with.
+    returned: Arc<Notify>,
+    acquire_timeout: Duration,
     schema: Schema,
     statement_timeout: Duration,
 }
@@ -47,7 +60,13 @@ impl Connections {
             .wait_timeout(Some(options.acquire_timeout))
             .runtime(Runtime::Tokio1)
             .build()?;
-        Ok(Self { pool, schema: options.schema.clone(), statement_timeout: options.statement_timeout })
+        Ok(Self {
+            pool,
+            returned: Arc::default(),
+            acquire_timeout: options.acquire_timeout,
+            schema: options.schema.clone(),
+            statement_timeout: options.statement_timeout,
+        })
     }
 
     /// Runs a statement that changes nothing.
@@ -78,7 +97,10 @@ impl Connections {
         if !connection.is_usable() || !self.connector().trusts(&connection) {
             // At once, so that it takes no place in the pool.
             drop(Object::take(connection));
+        } else {
+            drop(connection);
         }
+        self.returned.notify_one();
         answer
     }
 
@@ -103,8 +125,28 @@ impl Connections {
         self.pool.close();
     }
 
+    /// A connection that is open, or a new one. Where the server refuses another one while some are open (a role's
+    /// `CONNECTION LIMIT` may be lower than `max_connections`), the call waits for one of those.
     async fn connection(&self) -> Result<Object<Connector>, StoreError> {
-        self.pool.get().await.map_err(|error| match error {
+        let give_up_at = Instant::now() + self.acquire_timeout;
+        let outcome = loop {
+            match self.pool.get().await {
+                Err(PoolError::Backend(error)) if self.pool.status().size > 0 || self.connector().is_opening() => {
+                    self.connector().refused(&error);
+                    if timeout_at(give_up_at, self.returned.notified()).await.is_err() {
+                        break Err(PoolError::Timeout(TimeoutType::Wait));
+                    }
+                }
+                Err(PoolError::Backend(ConnectionError::Full)) => self.connector().is_not_full(),
+                Err(error) => {
+                    // Who waits for a connection that was about to be opened waits in vain.
+                    self.returned.notify_waiters();
+                    break Err(error);
+                }
+                Ok(connection) => break Ok(connection),
+            }
+        };
+        outcome.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => StoreError::Overloaded,
             PoolError::Backend(error) => StoreError::Unavailable(error.into()),
             error @ (PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle)

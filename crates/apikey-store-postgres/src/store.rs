@@ -9,9 +9,10 @@ use apikey_application::{
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 
 use crate::{
-    Options, PostgresRevocations,
+    Options, PostgresRevocations, UrlError,
     commit::Circumstances,
-    connection::{Connection, ConnectionError, Connector, TargetError},
+    connection::{Connection, ConnectionError},
+    connector::{Connector, TargetError},
     durability,
     failure::{NoPreparedStatements, lacks_prepared_statements},
     issue::issue,
@@ -20,6 +21,7 @@ use crate::{
     read,
     revoke::{confirm, revoke},
     server::{self, ServerError},
+    url::Target,
     usage,
 };
 
@@ -87,6 +89,12 @@ impl PostgresStore {
             });
         }
         drop(connection);
+        if let Err(sslmode) = connector.protection() {
+            tracing::warn!(
+                sslmode,
+                "POSTGRESQL'S CERTIFICATE IS NOT CHECKED: whoever stands in between can answer for the database"
+            );
+        }
         let connections =
             Connections::new(connector, &options).map_err(|error| ConnectError::Settings(error.into()))?;
         let lock_timeout: Box<str> = format!("{}ms", options.lock_timeout.as_millis().max(1)).into();
@@ -111,6 +119,20 @@ impl PostgresStore {
     /// [`MigrateError`]; then nothing has been changed.
     pub async fn grant(url: &str, options: Options, role: &str) -> Result<(), MigrateError> {
         migrate::grant(&Connector::new(url, options)?, role).await
+    }
+
+    /// Whether that URL can be used, as far as that can be told without a connection.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn check_url(url: &str, options: &Options) -> Result<(), UrlError> {
+        Target::parse(url, options).map(drop)
+    }
+
+    /// Whether nobody can answer in the database's place: it is on this machine, or its certificate is checked.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.connections.connector().protection().is_ok()
     }
 
     /// Whether any key was ever issued, in any organization: a store without one is new.

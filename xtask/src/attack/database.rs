@@ -92,11 +92,14 @@ pub(super) fn schema_of_a_stranger(arena: &Arena<'_>) -> Result<Outcome> {
     })
 }
 
-/// A server that stands where PostgreSQL should: refuses TLS, and asks for the password in clear text.
+/// A server that stands where PostgreSQL should: refuses TLS, and asks for the password in clear text. The service has been told that
+/// certificates need not be checked.
 pub(super) fn rogue(arena: &Arena<'_>) -> Result<Outcome> {
     const PASSWORD: &str = "a-password-for-the-database";
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("postgres://apikeys:{PASSWORD}@{}/apikeys", listener.local_addr()?);
+    // Another machine, as far as the service can tell: the system takes this address for its own.
+    let port = listener.local_addr()?.port();
+    let url = format!("postgres://apikeys:{PASSWORD}@0.0.0.0:{port}/apikeys?sslmode=prefer");
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
@@ -165,7 +168,7 @@ pub(super) fn migration_lock(arena: &Arena<'_>) -> Result<Outcome> {
 /// Starts a service that need not become ready.
 fn start(arena: &Arena<'_>, url: &str) -> Result<Ended> {
     let mut command = Command::new(arena.binary);
-    command.arg("serve").env("APIKEYS_DATABASE_URL", url);
+    command.args(["serve", "--database-allow-unverified"]).env("APIKEYS_DATABASE_URL", url);
     for listener in ["APIKEYS_LISTEN", "APIKEYS_VERIFY_LISTEN", "APIKEYS_ADMIN_LISTEN"] {
         command.env(listener, free_address()?.to_string());
     }

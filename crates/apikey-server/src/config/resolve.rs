@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use apikey_store_postgres::UrlError;
+
 use super::{
     accepts::Accepts,
     setting::{Default, PREFIX, Scope, Secrecy, Setting, Sources},
@@ -112,6 +114,9 @@ pub(crate) enum SettingError {
         /// What it needs.
         needs: &'static str,
     },
+    /// The database's URL cannot be used.
+    #[error("database_url: {0}")]
+    DatabaseUrl(#[from] UrlError),
     /// A setting has no value where one is needed.
     #[error("{0} is not set")]
     Missing(&'static str),
@@ -160,12 +165,7 @@ impl Effective {
             (Some(_), Some(_)) => Err(SettingError::Conflict(setting.name, file.name)),
             (Some(text), None) => Ok(Some(text.to_owned())),
             (None, None) => Ok(None),
-            (None, Some(path)) => {
-                let path = PathBuf::from(path);
-                let text = read(file.name, &path)?;
-                let value = Value { text: text.trim_end().to_owned(), origin: Origin::File(path) };
-                if setting.accepts.accepts(&value.text) { Ok(Some(value.text)) } else { Err(refused(setting, &value)) }
-            }
+            (None, Some(path)) => read_secret(setting, file, Path::new(path)).map(Some),
         }
     }
 
@@ -304,6 +304,20 @@ fn read(name: &'static str, path: &Path) -> Result<String, SettingError> {
         return Err(unreadable(std::io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
     }
     fs::read_to_string(path).map_err(unreadable)
+}
+
+/// The secret in a file that the setting `file` names.
+///
+/// # Errors
+/// The file cannot be read, or what it holds is illegal.
+pub(super) fn read_secret(
+    setting: &'static Setting,
+    file: &'static Setting,
+    path: &Path,
+) -> Result<String, SettingError> {
+    let text = read(file.name, path)?;
+    let value = Value { text: text.trim_end().to_owned(), origin: Origin::File(path.to_owned()) };
+    if setting.accepts.accepts(&value.text) { Ok(value.text) } else { Err(refused(setting, &value)) }
 }
 
 fn refused(setting: &Setting, value: &Value) -> SettingError {

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use apikey_application::fence::Lease;
 use apikey_grpc::web::AllowedOrigins;
 use apikey_identity::{JwksSource, JwtSettings};
-use apikey_store_postgres::{Options, Schema};
+use apikey_store_postgres::{Options, PostgresStore, Schema, UrlSource};
 use tracing::level_filters::LevelFilter;
 use zeroize::Zeroizing;
 
 use super::{
     accepts::{address, duration, flag, list},
-    resolve::{Effective, SettingError},
+    resolve::{Effective, SettingError, read_secret},
     table,
 };
 
@@ -174,11 +174,26 @@ fn backend(effective: &Effective) -> Result<Backend, SettingError> {
         connect_timeout: effective.required(&table::DATABASE_CONNECT_TIMEOUT, duration)?,
         statement_timeout: effective.required(&table::DATABASE_STATEMENT_TIMEOUT, duration)?,
         migration_timeout: start_timeout,
+        allow_unverified: effective.required(&table::DATABASE_ALLOW_UNVERIFIED, flag)?,
+        url_source: effective.text(&table::DATABASE_URL_FILE).map(url_source),
         schema: effective.required(&table::DATABASE_SCHEMA, |text| Schema::parse(text).ok())?,
         ..Options::default()
     };
+    PostgresStore::check_url(&url, &options)?;
     let migrate = effective.required(&table::DATABASE_MIGRATE, flag)?;
     Ok(Backend::Postgres(PostgresSettings { url: Zeroizing::new(url), migrate, start_timeout, options }))
+}
+
+/// Reads the file of the database's URL again.
+fn url_source(path: &str) -> UrlSource {
+    let path = PathBuf::from(path);
+    UrlSource::new(move || match read_secret(&table::DATABASE_URL, &table::DATABASE_URL_FILE, &path) {
+        Ok(url) => Some(url.into()),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the database's URL cannot be read again");
+            None
+        }
+    })
 }
 
 fn jwt(effective: &Effective) -> Result<Option<JwtSettings>, SettingError> {

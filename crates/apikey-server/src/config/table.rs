@@ -33,6 +33,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &DATA_DIR,
     &DATABASE_URL,
     &DATABASE_URL_FILE,
+    &DATABASE_ALLOW_UNVERIFIED,
     &DATABASE_SCHEMA,
     &DATABASE_MIGRATE,
     &DATABASE_CONNECTIONS,
@@ -138,8 +139,18 @@ pub(super) static DATABASE_URL: Setting = Setting {
     help: "The PostgreSQL database; without it SQLite is used",
     ..SERVER
 };
-pub(super) static DATABASE_URL_FILE: Setting =
-    Setting { name: "database_url_file", help: "A file that holds database_url, instead of it", ..SERVER };
+pub(super) static DATABASE_URL_FILE: Setting = Setting {
+    name: "database_url_file",
+    help: "A file that holds database_url, instead of it; read again when PostgreSQL cannot be connected to",
+    ..SERVER
+};
+pub(super) static DATABASE_ALLOW_UNVERIFIED: Setting = Setting {
+    name: "database_allow_unverified",
+    accepts: Accepts::Flag,
+    default: Default::Text("false"),
+    help: "Allows an sslmode beyond loopback that checks no certificate of PostgreSQL's: disable, prefer, require",
+    ..SERVER
+};
 pub(super) static DATABASE_SCHEMA: Setting = Setting {
     name: "database_schema",
     accepts: Accepts::Schema,

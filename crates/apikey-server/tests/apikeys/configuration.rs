@@ -116,6 +116,7 @@ fn commands_of_the_client_refuse_bad_settings_too() {
 fn secrets_are_masked() {
     let variables = [
         ("APIKEYS_DATABASE_URL", "postgres://apikeys:hidden-1@h/db?password=hidden-2&sslmode=require"),
+        ("APIKEYS_DATABASE_ALLOW_UNVERIFIED", "true"),
         ("APIKEYS_VERIFY_TOKEN", "hidden-3-hidden-3"),
         ("APIKEYS_KEY", "hidden-4"),
         ("APIKEYS_VERIFY_KEY", "hidden-5"),

@@ -161,6 +161,65 @@ fn a_role_that_migrate_was_told_of_serves_with_no_more_than_it_needs() {
 }
 
 #[test]
+fn another_machine_s_database_is_not_trusted_without_a_word() {
+    for parameters in ["?sslmode=disable", "?sslmode=prefer", "?sslmode=require"] {
+        let url = format!("postgres://apikeys:hidden@db.example/keys{parameters}");
+        for command in [&["serve"][..], &["migrate"], &["bootstrap", "--organization", "acme"], &["config"]] {
+            let done = run(apikeys(&[("APIKEYS_DATABASE_URL", &url), ("HOME", "/home/somebody")], command), "");
+            assert_eq!(done.code, 2, "{done:?}");
+            assert!(done.stderr.contains("database_url: sslmode=") && !done.stderr.contains("hidden"), "{done:?}");
+            assert!(done.stderr.contains("database_allow_unverified"), "{done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_database_that_is_not_verified_is_warned_of_and_shows_in_the_metrics() {
+    let database = TestDatabase::create();
+    let trusted = [("APIKEYS_DATABASE_URL", database.url()), ("PGSSLMODE", "verify-full"), ("PGHOST", "h")];
+    let server = Server::start(&Database::Elsewhere, &trusted);
+    assert!(server.get("/metrics").1.contains("\napikeys_database_verified 1\n"));
+    let log = server.stop().stderr;
+    assert!(!log.contains("CERTIFICATE IS NOT CHECKED"), "{log}");
+    assert!(
+        log.contains("\"ignored\":\"PGHOST PGSSLMODE\"") || log.contains("\"ignored\":\"PGSSLMODE PGHOST\""),
+        "{log}"
+    );
+    // Linux takes 0.0.0.0 for itself; for the service it is another machine.
+    let url = format!("{}?sslmode=prefer", database.url().replace("127.0.0.1", "0.0.0.0"));
+    let settings = [("APIKEYS_DATABASE_URL", &*url), ("APIKEYS_DATABASE_ALLOW_UNVERIFIED", "true")];
+    let server = Server::start(&Database::Elsewhere, &settings);
+    assert!(server.get("/metrics").1.contains("\napikeys_database_verified 0\n"));
+    let log = server.stop().stderr;
+    assert!(log.contains("POSTGRESQL'S CERTIFICATE IS NOT CHECKED"), "{log}");
+}
+
+#[test]
+fn a_password_that_was_changed_in_its_file_is_read_again() {
+    let database = TestDatabase::create();
+    let role = format!("rotated_{}", database.name());
+    let admin = TestServer::shared();
+    admin.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'"));
+    let grant = run(apikeys(&[("APIKEYS_DATABASE_URL", database.url())], &["migrate", "--grant", &role]), "");
+    assert_eq!(grant.code, 0, "{grant:?}");
+    let folder = Folder::new();
+    let url = database.url().replace("//apikeys:", &format!("//{role}:"));
+    let file = folder.file("url", &format!("{url}\n"));
+    let server = Server::start(&Database::Elsewhere, &[("APIKEYS_DATABASE_URL_FILE", &file)]);
+    let key = server.first_key();
+    admin.psql("postgres", &format!("ALTER ROLE {role} PASSWORD 'another'"));
+    folder.file("url", &format!("{}\n", url.replace(PASSWORD, "another")));
+    admin.psql(
+        "postgres",
+        &format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'"),
+    );
+    eventually("keys are created again", || {
+        (server.client(&key, &["create", "--name", "after"]).code == 0).then_some(())
+    });
+    assert!(server.log().iter().any(|line| line.contains("the database's URL has changed")));
+}
+
+#[test]
 fn sqlite_has_no_roles() {
     let folder = Folder::new();
     let done = run(apikeys(&[("APIKEYS_DATA_DIR", &folder.text())], &["migrate", "--grant", "somebody"]), "");

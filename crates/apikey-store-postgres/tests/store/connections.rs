@@ -1,19 +1,28 @@
 //! Connections that are lost, refused, exhausted or abandoned, and that the store is none the worse for it.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use apikey_application::ports::{CommitError, KeyStore as _, StoreError};
-use apikey_store_postgres::{ConnectError, MigrateError, Options, PostgresStore};
+use apikey_application::{
+    fence::Lease,
+    ports::{CommitError, KeyStore as _, Revocations as _, StoreError},
+};
+use apikey_store_postgres::{ConnectError, ConnectionError, MigrateError, Options, PostgresStore, UrlSource};
 use apikey_testing::{
     fixtures::{a_key, an_organization, issue, revoke, seconds_later},
     postgres::{PASSWORD, TestDatabase, TestServer},
 };
 use futures_util::future::join_all;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_postgres::Client;
 
 use super::{
-    contract::patient,
+    contract::{beside, patient},
     locks::{scene, until_somebody_waits},
+    revocations::a_replica,
 };
 
 /// Asks until the store answers; every failure before must be one that may pass.
@@ -32,6 +41,12 @@ pub(crate) async fn terminate_the_others(client: &Client) -> i64 {
     let statement = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'apikeys'";
     client.query_one(statement, &[]).await.unwrap().get(0)
+}
+
+/// Ends the sessions of a role of the shared server.
+fn terminate(role: &str) {
+    let statement = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'");
+    assert_ne!(TestServer::shared().psql("postgres", &statement), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,4 +230,130 @@ async fn a_server_that_crashes_or_stands_still_is_survived() {
 /// A new connection cannot be opened, or a statement on an old one is not answered.
 fn error_of_a_dead_server(error: &CommitError) -> bool {
     matches!(error, CommitError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_server_grants_fewer_connections_than_the_pool_may_hold_calls_wait_for_those() {
+    let database = TestDatabase::create();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
+    let role = format!("limited_{}", database.name());
+    let create = format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 4");
+    TestServer::shared().psql("postgres", &create);
+    PostgresStore::grant(database.url(), patient(), &role).await.unwrap();
+    let url = database.url().replace("//apikeys:", &format!("//{role}:"));
+    let store = PostgresStore::connect(&url, Options { max_connections: 16, ..patient() }).await.unwrap();
+    // Two more are taken, as by a lease.
+    store.revocations().join(a_replica(1), Lease::DEFAULT).await.unwrap();
+    store.revocations().replicas().await.unwrap();
+    let created = (1..=50).map(|seed| {
+        let store = store.clone();
+        async move { store.commit(issue(&a_key(seed))).await }
+    });
+    for outcome in join_all(created).await {
+        outcome.unwrap();
+    }
+    // Nobody waits for connections that are not there.
+    terminate(&role);
+    until_it_answers(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_the_few_connections_that_there_are_does_not_wait_for_ever() {
+    let database = TestDatabase::create();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
+    let role = format!("single_{}", database.name());
+    let server = TestServer::shared();
+    server.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 3"));
+    PostgresStore::grant(database.url(), patient(), &role).await.unwrap();
+    let url = database.url().replace("//apikeys:", &format!("//{role}:"));
+    let options = Options { max_connections: 16, acquire_timeout: Duration::from_millis(200), ..patient() };
+    let store = PostgresStore::connect(&url, options).await.unwrap();
+    store.ping().await.unwrap();
+    server.psql("postgres", &format!("ALTER ROLE {role} CONNECTION LIMIT 1"));
+    let other = beside(&database).await;
+    other.batch_execute("BEGIN; LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let first = tokio::spawn({
+        let store = store.clone();
+        async move { store.find_by_digest(a_key(1).digest()).await }
+    });
+    // What a role waits for is hidden from others.
+    let waiting = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'",
+        database.name()
+    );
+    while server.psql("postgres", &waiting) != "t" {}
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Overloaded), "{error:?}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    first.await.unwrap().unwrap();
+    store.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_changed_is_read_again() {
+    let database = TestDatabase::create();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
+    let role = format!("rotated_{}", database.name());
+    let server = TestServer::shared();
+    server.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'"));
+    PostgresStore::grant(database.url(), patient(), &role).await.unwrap();
+    let url = database.url().replace("//apikeys:", &format!("//{role}:"));
+    let held = Arc::new(Mutex::new(url.clone()));
+    let source = Arc::clone(&held);
+    let read_again = UrlSource::new(move || Some(source.lock().unwrap().as_str().into()));
+    let store = PostgresStore::connect(&url, Options { url_source: Some(read_again), ..patient() }).await.unwrap();
+    store.ping().await.unwrap();
+    server.psql("postgres", &format!("ALTER ROLE {role} PASSWORD 'another'"));
+    terminate(&role);
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    // What cannot be used is not.
+    *held.lock().unwrap() = "postgres://localhost/keys?sslmode=none".to_owned();
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    *held.lock().unwrap() = url.replace(PASSWORD, "another");
+    until_it_answers(&store).await;
+    store.revocations().join(a_replica(1), Lease::DEFAULT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_s_type_that_was_changed_makes_a_call_fail_once_at_most() {
+    let database = TestDatabase::create();
+    PostgresStore::migrate(database.url(), patient()).await.unwrap();
+    let store = PostgresStore::connect(database.url(), Options { max_connections: 1, ..patient() }).await.unwrap();
+    store.commit(issue(&a_key(1))).await.unwrap();
+    assert!(store.find_by_digest(a_key(1).digest()).await.unwrap().value.is_some());
+    beside(&database).await.batch_execute("ALTER TABLE api_keys ALTER COLUMN prefix TYPE varchar(200)").await.unwrap();
+    let error = store.find_by_digest(a_key(1).digest()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "it may be tried again: {error:?}");
+    assert!(store.find_by_digest(a_key(1).digest()).await.unwrap().value.is_some());
+}
+
+/// On a clock that stands still while there is something to do, and otherwise goes to what is waited for next.
+#[tokio::test(start_paused = true)]
+async fn the_first_connection_obeys_the_time_limits_for_connecting() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://apikeys@{}/keys?sslmode=disable", listener.local_addr().unwrap());
+    for (url, options, limit) in [
+        (url.clone(), Options { connect_timeout: Duration::from_secs(7), ..patient() }, Duration::from_secs(7)),
+        (format!("{url}&connect_timeout=11"), patient(), Duration::from_secs(11)),
+    ] {
+        // The system accepts connections for the listener, and nobody answers on them.
+        for step in ["connect", "migrate"] {
+            let started = Instant::now();
+            let error = match step {
+                "connect" => {
+                    PostgresStore::connect(&url, options.clone()).await.map(drop).map_err(|error| match error {
+                        ConnectError::Connection(error) => error,
+                        other => panic!("{other:?}"),
+                    })
+                }
+                _ => PostgresStore::migrate(&url, options.clone()).await.map(drop).map_err(|error| match error {
+                    MigrateError::Connection(error) => error,
+                    other => panic!("{other:?}"),
+                }),
+            };
+            assert!(matches!(error, Err(ConnectionError::TimedOut)), "{step}: {error:?}");
+            assert_eq!(started.elapsed().as_secs(), limit.as_secs(), "{step}");
+        }
+    }
 }
