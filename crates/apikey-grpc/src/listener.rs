@@ -2,7 +2,16 @@
 //!
 //! Knows nothing of what is served.
 
-use std::{convert::Infallible, fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -20,12 +29,17 @@ use tokio::{
 };
 
 use activity::{Activity, Tracked};
+use heads::{HeadTimer, Reads};
 use linger::Lingering;
 
 use crate::TlsIdentity;
 
 mod activity;
+mod date;
+mod heads;
 mod linger;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The network address of whoever opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,17 +64,22 @@ pub struct ConnectionLimits {
     pub keep_alive: Duration,
     /// How long that sign may take.
     pub keep_alive_timeout: Duration,
-    /// How long a new connection may take for its TLS handshake, how long until its first request is there, and an HTTP/1.1 connection for the headers of each.
+    /// How long a new connection may take for its TLS handshake, how long until its first request is there, and how long an HTTP/1.1
+    /// connection for the headers of each, from their first byte on.
     pub header_timeout: Duration,
-    /// After how long without a request a connection is closed, gracefully; it may be an eighth more.
+    /// After how long without a request a connection is closed, gracefully; it may be an eighth more. HTTP/1.1 answers announce it,
+    /// in whole seconds, as `keep-alive: timeout=…`.
     pub idle_timeout: Duration,
     /// How long requests in flight have to finish when the listener shuts down.
     pub drain: Duration,
 }
 
 impl Default for ConnectionLimits {
-    /// 1024 connections of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers, 5 min idle,
+    /// 1024 connections of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers, 11 min idle,
     /// 8 s to drain.
+    ///
+    /// A load balancer must close idle connections before the service does, or it sends requests into connections that are being
+    /// closed. Google's keeps them for 600 s, AWS's for 60 s.
     fn default() -> Self {
         Self {
             connections: 1024,
@@ -69,7 +88,7 @@ impl Default for ConnectionLimits {
             keep_alive: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_mins(5),
+            idle_timeout: Duration::from_mins(11),
             drain: Duration::from_secs(8),
         }
     }
@@ -112,7 +131,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     serve_with(listener, None, service, limits, shutdown).await
 }
@@ -132,7 +151,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     serve_on(Vec::new(), listener, tls, service, limits, shutdown).await
 }
@@ -159,7 +178,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     let http = Arc::new(http(&limits));
     let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
@@ -194,7 +213,7 @@ where
     Drained { cut }
 }
 
-/// How HTTP is spoken within these limits.
+/// How HTTP is spoken within these limits. The `Date` of answers is the service's to add.
 #[must_use]
 pub fn http(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -202,12 +221,14 @@ pub fn http(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .header_read_timeout(limits.header_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(header_list.max(MIN_READ_BUFFER));
     builder
         .http2()
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(limits.header_list)
         .keep_alive_interval(limits.keep_alive)
@@ -253,7 +274,7 @@ impl Connection {
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B::Error: Into<BoxError>,
     {
         match stream.into_std().and_then(TcpStream::from_std) {
             Ok(stream) => self.open(stream, tls, peer, service).await,
@@ -266,7 +287,7 @@ impl Connection {
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B::Error: Into<BoxError>,
     {
         // Answers are small and wanted at once; that it cannot be set is no reason not to serve.
         let _ = stream.set_nodelay(true);
@@ -290,22 +311,25 @@ impl Connection {
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B::Error: Into<BoxError>,
     {
         let Self { http, limits, mut closing, slot: _slot } = self;
-        let activity = Activity::default();
-        let service = Tracked::new(service, activity.clone());
-        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+        let (activity, reads) = (Activity::default(), Reads::default());
+        let service = Tracked::new(service, activity.clone(), limits.idle_timeout);
+        let mut http = Builder::clone(&http);
+        http.http1().timer(HeadTimer::new(reads.clone(), limits.header_timeout));
+        let stream = TokioIo::new(Lingering::new(stream, reads.clone()));
+        let mut connection = std::pin::pin!(http.serve_connection(stream, service));
         let outcome = tokio::select! {
-            outcome = &mut connection => outcome,
+            outcome = drive(connection.as_mut(), &reads) => outcome,
             () = async { drop(closing.wait_for(|closing| *closing).await) } => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                drive(connection, &reads).await
             }
             () = activity.idle(limits.header_timeout, limits.idle_timeout) => {
                 connection.as_mut().graceful_shutdown();
                 // A peer that says nothing does not say goodbye either.
-                tokio::time::timeout(limits.drain, connection).await.unwrap_or(Ok(()))
+                tokio::time::timeout(limits.drain, drive(connection, &reads)).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = outcome {
@@ -313,4 +337,19 @@ impl Connection {
             tracing::debug!(%peer, error, "the connection ended with an error");
         }
     }
+}
+
+/// Carries a connection on until it ends, or until its protocol cannot be spoken any more.
+async fn drive<C, E>(mut connection: Pin<&mut C>, reads: &Reads) -> Result<(), BoxError>
+where
+    C: Future<Output = Result<(), E>>,
+    E: Into<BoxError>,
+{
+    poll_fn(|context| {
+        if reads.is_http1() && date::is_impossible() {
+            return Poll::Ready(Err(date::IMPOSSIBLE.into()));
+        }
+        connection.as_mut().poll(context).map_err(Into::into)
+    })
+    .await
 }

@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtimes = Runtimes::start()?;
     runtimes.block_on(async {
         let listener = TcpListener::bind(address).await?;
-        let http = Arc::new(listener::http(&ConnectionLimits::default()));
+        let mut http = listener::http(&ConnectionLimits::default());
+        // The service's own answers have a date too.
+        http.http2().auto_date_header(true);
+        let http = Arc::new(http);
         let routes = Routes::new(constant::service()).prepare();
         for worker in runtimes.serving().iter().cycle() {
             let (stream, _) = listener.accept().await?;

@@ -210,8 +210,12 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
         admin_limits,
         stop_admin.requested(),
     ));
-    let limits =
-        ConnectionLimits { connections: settings.max_connections, drain: DRAIN, ..ConnectionLimits::default() };
+    let limits = ConnectionLimits {
+        connections: settings.max_connections,
+        idle_timeout: settings.idle_timeout,
+        drain: DRAIN,
+        ..ConnectionLimits::default()
+    };
     let serving = [
         tokio::spawn(listener::serve_on(
             workers.clone(),

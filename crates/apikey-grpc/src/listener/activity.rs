@@ -1,4 +1,4 @@
-//! Which connections are idle: requests, and answers that are still being read, are counted.
+//! Which connections are idle: requests, and answers that are still being read, are counted. Answers get the headers of their connection.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,13 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+
+use super::date;
 
 /// How many requests a connection has had, and how many are in flight. A request costs three additions; nobody is woken, and
 /// nobody looks at a clock.
@@ -68,16 +70,20 @@ impl Drop for InFlight {
     }
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// A connection's service, whose requests are counted.
 #[derive(Clone)]
 pub(super) struct Tracked<S> {
     service: S,
     activity: Activity,
+    idle: Duration,
 }
 
 impl<S> Tracked<S> {
-    pub(super) const fn new(service: S, activity: Activity) -> Self {
-        Self { service, activity }
+    /// The service of a connection that is closed after so long without a request.
+    pub(super) const fn new(service: S, activity: Activity, idle: Duration) -> Self {
+        Self { service, activity, idle }
     }
 }
 
@@ -91,7 +97,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let in_flight = Some(self.activity.enter());
-        TrackedAnswer { answer: self.service.call(request), in_flight }
+        let keep_alive = (request.version() == Version::HTTP_11).then_some(self.idle);
+        TrackedAnswer { answer: self.service.call(request), in_flight, keep_alive }
     }
 }
 
@@ -101,6 +108,7 @@ pin_project! {
         #[pin]
         answer: F,
         in_flight: Option<InFlight>,
+        keep_alive: Option<Duration>,
     }
 }
 
@@ -112,11 +120,23 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = self.project();
-        let in_flight = answer.in_flight;
-        answer
-            .answer
-            .poll(context)
-            .map_ok(|response| response.map(|body| TrackedBody { body, _in_flight: in_flight.take() }))
+        let (in_flight, keep_alive) = (answer.in_flight, *answer.keep_alive);
+        answer.answer.poll(context).map_ok(|mut response| {
+            announce(response.headers_mut(), keep_alive);
+            response.map(|body| TrackedBody { body, _in_flight: in_flight.take() })
+        })
+    }
+}
+
+/// Writes the date, and how long the connection stays open, where its protocol has no other way to tell (RFC 2068, section 19.7.1.1).
+fn announce(headers: &mut HeaderMap, keep_alive: Option<Duration>) {
+    if let Some(date) = date::now() {
+        headers.insert(header::DATE, date);
+    }
+    if let Some(idle) = keep_alive
+        && let Ok(value) = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
+    {
+        headers.insert(KEEP_ALIVE, value);
     }
 }
 

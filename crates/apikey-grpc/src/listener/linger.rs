@@ -1,4 +1,4 @@
-//! The end of a connection whose peer still sends: what it sends is read and forgotten for a moment.
+//! A connection's stream: its reads are counted, and at its end what the peer still sends is read and forgotten for a moment.
 //!
 //! A socket that is closed with bytes unread is reset, and the reset takes the last answer with it: a peer whose headers were too
 //! large would see a broken connection instead of 431.
@@ -16,6 +16,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::{date, heads::Reads};
+
 /// How long the peer may go on sending. nginx's `lingering_timeout` is as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the peer may be silent: what was on its way has come by then.
@@ -28,6 +30,7 @@ pin_project! {
     pub(super) struct Lingering<I> {
         #[pin]
         stream: I,
+        reads: Reads,
         end: End,
     }
 }
@@ -46,14 +49,24 @@ enum End {
 }
 
 impl<I> Lingering<I> {
-    pub(super) const fn new(stream: I) -> Self {
-        Self { stream, end: End::Open }
+    pub(super) const fn new(stream: I, reads: Reads) -> Self {
+        Self { stream, reads, end: End::Open }
     }
 }
 
 impl<I: AsyncRead> AsyncRead for Lingering<I> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.project().stream.poll_read(context, buffer)
+        let this = self.project();
+        let before = buffer.filled().len();
+        let outcome = this.stream.poll_read(context, buffer);
+        if let Some(bytes @ [_, ..]) = buffer.filled().get(before..) {
+            this.reads.add(bytes);
+            // Before hyper sees that it is HTTP/1.1.
+            if this.reads.is_http1() && date::is_impossible() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::Unsupported, date::IMPOSSIBLE)));
+            }
+        }
+        outcome
     }
 }
 

@@ -201,6 +201,49 @@ async fn http1_is_spoken_too_and_refuses_with_a_request_id() {
     assert!(text.starts_with("HTTP/1.1 405 ") && text.contains("x-request-id: from-http1\r\n"), "{text}");
 }
 
+/// Reads an HTTP/1.1 answer without a body, and the connection stays open.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn an_http1_connection_may_be_silent_between_requests_and_a_head_that_has_begun_may_not() {
+    let limits = ConnectionLimits { header_timeout: Duration::from_millis(50), ..ConnectionLimits::default() };
+    let running = with_connections(limits).await;
+    let address = running.verification.address;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("POST {LIST} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+    for _ in 0..3 {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let head = read_head(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 415 ") && head.contains("\r\nkeep-alive: timeout=660\r\n"), "{head}");
+        assert!(!head.contains("\r\nconnection: close"), "{head}");
+        // For longer than a head may take: another connection ends by that limit meanwhile.
+        until_closed(address, b"").await;
+        until_closed(address, b"POST / HT").await;
+    }
+    stream.write_all(b"POST / HT").await.unwrap();
+    let mut rest = Vec::new();
+    // Ends only if the service ends it.
+    let _ = stream.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test]
+async fn an_answer_has_one_date() {
+    let running = start().await;
+    let answer = running.public.wire().await.call(LIST, &[], &pb::ListApiKeysRequest::default()).await;
+    let dates: Vec<_> = answer.headers.get_all("date").iter().collect();
+    assert!(dates.len() == 1 && dates[0].to_str().unwrap().ends_with(" GMT"), "{dates:?}");
+    let request = format!("GET {LIST} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let received = String::from_utf8(until_closed(running.public.address, request.as_bytes()).await).unwrap();
+    assert_eq!(received.matches("\r\ndate: ").count(), 1, "{received}");
+}
+
 #[tokio::test]
 async fn a_connection_above_the_cap_waits_until_another_ends() {
     let running = with_connections(ConnectionLimits { connections: 1, ..ConnectionLimits::default() }).await;

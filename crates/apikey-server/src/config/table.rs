@@ -51,6 +51,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &CACHE_MEBIBYTES,
     &USAGE_FLUSH_INTERVAL,
     &MAX_CONNECTIONS,
+    &IDLE_TIMEOUT,
     &MAX_CONCURRENT_REQUESTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -265,6 +266,13 @@ pub(super) static MAX_CONNECTIONS: Setting = Setting {
     accepts: Accepts::Integer { min: 1, max: 100_000 },
     default: Default::Text("4096"),
     help: "The most connections to each listener",
+    ..SERVER
+};
+pub(super) static IDLE_TIMEOUT: Setting = Setting {
+    name: "idle_timeout",
+    accepts: Accepts::Duration { min: seconds(1), max: seconds(86_400) },
+    default: Default::Text("11m"),
+    help: "How long a connection stays open without a request; must be longer than a load balancer in front keeps one (AWS 60 s, Google 600 s)",
     ..SERVER
 };
 pub(super) static MAX_CONCURRENT_REQUESTS: Setting = Setting {
