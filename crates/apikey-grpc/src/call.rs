@@ -20,6 +20,7 @@ use tonic::{Code, body::Body};
 use tower::Service;
 
 use crate::{
+    listener::Waits,
     methods::{Method, Methods, Nth},
     places::{Entrance, Places},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
@@ -254,6 +255,7 @@ impl<H> Account<H> {
         if code.is_some() || !self.method().streams {
             return response;
         }
+        response.extensions_mut().insert(Waits);
         // The error of a stream stands in its trailers.
         response.map(|body| {
             Body::new(body.map_frame(move |mut frame| {

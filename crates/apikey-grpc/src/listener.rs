@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::{Future, poll_fn},
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::Poll,
@@ -24,17 +24,21 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
 };
 
 use activity::{Activity, Tracked};
+use connections::{Connections, Opened};
 use heads::{HeadTimer, Reads};
 use linger::Lingering;
+
+pub(crate) use activity::Waits;
 
 use crate::TlsIdentity;
 
 mod activity;
+mod connections;
 mod date;
 mod heads;
 mod linger;
@@ -51,11 +55,27 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// The peer's address; of IPv6 the network of 64 bits, of which one peer has as many addresses as it likes.
+pub(crate) fn network(PeerAddress(address): PeerAddress) -> IpAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// How much one listener takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections at once. Those above wait in the kernel's queue, unaccepted, until one ends.
+    /// What the listener is called in metrics.
+    pub name: &'static str,
+    /// Connections at once. For those above, the one makes room that has been without a call for longest; where each has a call in
+    /// flight, they wait in the kernel's queue, unaccepted, until one ends.
     pub connections: usize,
+    /// Connections at once of one peer's address, of IPv6 of one /64. For those above, one of its own makes room.
+    pub connections_per_peer: usize,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
     /// The largest list of headers, in bytes. For HTTP/1.1, where it bounds the read buffer, at least 8 KiB.
@@ -75,14 +95,17 @@ pub struct ConnectionLimits {
 }
 
 impl Default for ConnectionLimits {
-    /// 1024 connections of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers, 11 min idle,
+    /// 1024 connections, 512 of one peer, of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers,
+    /// 11 min idle,
     /// 8 s to drain.
     ///
     /// A load balancer must close idle connections before the service does, or it sends requests into connections that are being
     /// closed. Google's keeps them for 600 s, AWS's for 60 s.
     fn default() -> Self {
         Self {
+            name: "-",
             connections: 1024,
+            connections_per_peer: 512,
             streams: 100,
             header_list: 16 * 1024,
             keep_alive: Duration::from_secs(30),
@@ -181,7 +204,7 @@ where
     B::Error: Into<BoxError>,
 {
     let http = Arc::new(http(&limits));
-    let slots = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let open = Connections::new(limits.name, limits.connections, limits.connections_per_peer);
     let (closing, _) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut in_turn = workers.iter().cycle();
@@ -191,8 +214,9 @@ where
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (stream, peer, slot) = accept(&listener, &slots) => {
-                let connection = Connection { http: Arc::clone(&http), limits, closing: closing.subscribe(), slot };
+            (stream, peer, opened, activity) = accept(&listener, &open) => {
+                let closing = closing.subscribe();
+                let connection = Connection { http: Arc::clone(&http), limits, closing, opened, activity };
                 let (tls, service) = (tls.clone(), service(PeerAddress(peer)));
                 match in_turn.next() {
                     None => connections.spawn(connection.open(stream, tls, peer, service)),
@@ -242,15 +266,15 @@ pub fn http(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
 }
 
 /// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
+async fn accept(listener: &TcpListener, open: &Arc<Connections>) -> (TcpStream, SocketAddr, Opened, Activity) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, slot),
+            Ok((stream, peer)) => {
+                let activity = Activity::new();
+                if let Some(opened) = open.open(PeerAddress(peer), &activity).await {
+                    return (stream, peer, opened, activity);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -264,7 +288,8 @@ struct Connection {
     limits: ConnectionLimits,
     closing: watch::Receiver<bool>,
     /// Held until the connection ends.
-    slot: Option<OwnedSemaphorePermit>,
+    opened: Opened,
+    activity: Activity,
 }
 
 impl Connection {
@@ -296,6 +321,7 @@ impl Connection {
         let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
         let outcome = tokio::select! {
             outcome = handshake => outcome,
+            () = self.opened.makes_room() => return,
             () = async { drop(closing.wait_for(|closing| *closing).await) } => return,
         };
         match outcome {
@@ -313,8 +339,8 @@ impl Connection {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let Self { http, limits, mut closing, slot: _slot } = self;
-        let (activity, reads) = (Activity::default(), Reads::default());
+        let Self { http, limits, mut closing, opened, activity } = self;
+        let reads = Reads::default();
         let service = Tracked::new(service, activity.clone(), limits.idle_timeout);
         let mut http = Builder::clone(&http);
         http.http1().timer(HeadTimer::new(reads.clone(), limits.header_timeout));
@@ -325,6 +351,11 @@ impl Connection {
             () = async { drop(closing.wait_for(|closing| *closing).await) } => {
                 connection.as_mut().graceful_shutdown();
                 drive(connection, &reads).await
+            }
+            () = opened.makes_room() => {
+                // At once: somebody waits.
+                tracing::debug!(%peer, "the connection makes room for another one");
+                return;
             }
             () = activity.idle(limits.header_timeout, limits.idle_timeout) => {
                 connection.as_mut().graceful_shutdown();

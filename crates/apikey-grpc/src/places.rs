@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
     hash::Hash,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,7 +25,7 @@ use tonic::Status;
 use crate::{
     call::{MAX_MESSAGE_SIZE, request_id},
     drain, frames,
-    listener::PeerAddress,
+    listener::{PeerAddress, network},
     status::Failure,
 };
 
@@ -217,17 +217,6 @@ impl Drop for Place {
             self.shares().organizations.give_back(organization);
         }
         self.counter().give_back();
-    }
-}
-
-/// The peer's address; of IPv6 the network of 64 bits, of which one peer has as many addresses as it likes.
-fn network(PeerAddress(address): PeerAddress) -> IpAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 

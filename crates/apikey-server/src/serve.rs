@@ -62,6 +62,8 @@ const CONFIRMATION_GRACE: Duration = Duration::from_secs(1);
 const SQLITE_READS: usize = 2;
 /// Connections to the admin listener: enough for scrapers and probes.
 const ADMIN_CONNECTIONS: usize = 64;
+/// How long a request there may take to arrive.
+const ADMIN_HEADERS: Duration = Duration::from_secs(1);
 
 /// Runs the service until it is told to stop.
 ///
@@ -203,26 +205,38 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
-    let admin_limits = ConnectionLimits { connections: ADMIN_CONNECTIONS, drain: CLOSE, ..ConnectionLimits::default() };
+    let admin_limits = ConnectionLimits {
+        name: "admin",
+        connections: ADMIN_CONNECTIONS,
+        connections_per_peer: ADMIN_CONNECTIONS,
+        header_timeout: ADMIN_HEADERS,
+        drain: CLOSE,
+        ..ConnectionLimits::default()
+    };
     let admin_task = tokio::spawn(listener::serve(
         listeners.admin,
         move |_| admin_service.clone(),
         admin_limits,
         stop_admin.requested(),
     ));
-    let limits = ConnectionLimits {
+    let public_limits = ConnectionLimits {
+        name: "public",
         connections: settings.max_connections,
+        connections_per_peer: settings.max_connections_per_peer,
         idle_timeout: settings.idle_timeout,
         drain: DRAIN,
         ..ConnectionLimits::default()
     };
+    // Its callers are one party, which may well come from one address.
+    let verification_limits =
+        ConnectionLimits { name: "verification", connections_per_peer: settings.max_connections, ..public_limits };
     let serving = [
         tokio::spawn(listener::serve_on(
             workers.clone(),
             listeners.public,
             tls.clone(),
             move |peer| services.public.for_peer(peer),
-            limits,
+            public_limits,
             stop_serving.requested(),
         )),
         tokio::spawn(listener::serve_on(
@@ -230,7 +244,7 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
             listeners.verification,
             tls,
             move |_| services.verification.clone(),
-            limits,
+            verification_limits,
             stop_serving.requested(),
         )),
     ];

@@ -1,4 +1,5 @@
-//! Which connections are idle: requests, and answers that are still being read, are counted. Answers get the headers of their connection.
+//! Which connections are idle: requests, and answers that are still being read, are counted. Streams that only wait are not, and an
+//! answer that nobody reads counts no longer than a call can take. Answers get the headers of their connection.
 
 use std::{
     convert::Infallible,
@@ -20,37 +21,59 @@ use tokio::time::Instant;
 
 use super::date;
 
-/// How many requests a connection has had, and how many are in flight. A request costs three additions; nobody is woken, and
-/// nobody looks at a clock.
-#[derive(Clone, Debug, Default)]
+/// How many requests a connection has had, how many are in flight, and when the last one began. Nobody is woken by a request.
+#[derive(Clone, Debug)]
 pub(super) struct Activity(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    opened: Instant,
     requests: AtomicU64,
     in_flight: AtomicUsize,
+    /// In milliseconds since it was opened.
+    last_call: AtomicU64,
 }
 
 /// So often a connection is looked at before it counts as idle.
 const LOOKS: u32 = 8;
 
+/// Longer than any call takes, and its answer: what is in flight where no call began for so long is read by nobody.
+const STALLED: Duration = Duration::from_mins(1);
+
 impl Activity {
+    pub(super) fn new() -> Self {
+        let (requests, in_flight, last_call) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicU64::new(0));
+        Self(Arc::new(State { opened: Instant::now(), requests, in_flight, last_call }))
+    }
+
     fn enter(&self) -> InFlight {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        let since = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last_call.store(since, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// When the last call began; if there was none, when the connection was opened.
+    pub(super) fn last_call(&self) -> Instant {
+        self.0.opened + Duration::from_millis(self.0.last_call.load(Ordering::Relaxed))
+    }
+
+    /// Whether a call is in flight that goes on.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
+        self.0.in_flight.load(Ordering::Acquire) > 0 && now.saturating_duration_since(self.last_call()) < STALLED
     }
 
     /// Is ready once the first request has not come within `first`, or none was in flight for the whole of `idle`, or for an eighth
     /// longer.
     pub(super) async fn idle(&self, first: Duration, idle: Duration) {
-        let opened = Instant::now();
+        let opened = self.0.opened;
         let (mut seen, mut looks_at_rest) = (0, 0);
         loop {
             let pause = if seen == 0 { first.saturating_sub(opened.elapsed()) } else { idle };
             tokio::time::sleep(pause.min(idle / LOOKS)).await;
             let requests = self.0.requests.load(Ordering::Relaxed);
-            let at_rest = requests == seen && self.0.in_flight.load(Ordering::Acquire) == 0;
+            let at_rest = requests == seen && !self.is_busy(Instant::now());
             looks_at_rest = if at_rest { looks_at_rest + 1 } else { 0 };
             seen = requests;
             if requests == 0 && opened.elapsed() >= first || requests > 0 && looks_at_rest >= LOOKS {
@@ -69,6 +92,10 @@ impl Drop for InFlight {
         self.0.0.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
+
+/// Among an answer's extensions: it is a stream that waits for what may never happen, and keeps no connection open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -123,7 +150,9 @@ where
         let (in_flight, keep_alive) = (answer.in_flight, *answer.keep_alive);
         answer.answer.poll(context).map_ok(|mut response| {
             announce(response.headers_mut(), keep_alive);
-            response.map(|body| TrackedBody { body, _in_flight: in_flight.take() })
+            let waits = response.extensions().get::<Waits>().is_some();
+            let in_flight = in_flight.take().filter(|_| !waits);
+            response.map(|body| TrackedBody { body, _in_flight: in_flight })
         })
     }
 }

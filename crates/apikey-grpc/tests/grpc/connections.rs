@@ -245,19 +245,70 @@ async fn an_answer_has_one_date() {
 }
 
 #[tokio::test]
-async fn a_connection_above_the_cap_waits_until_another_ends() {
+async fn a_connection_above_the_cap_waits_while_each_other_has_a_call_in_flight() {
     let running = with_connections(ConnectionLimits { connections: 1, ..ConnectionLimits::default() }).await;
     let (manager, _) = running.manager(1);
     let first = running.public.wire().await;
-    assert_eq!(list(&first, &manager).await, Code::Ok);
+    let held = running.store.hold(StoreCall::Page);
+    let call = |wire: Wire| {
+        let manager = manager.clone();
+        tokio::spawn(async move { list(&wire, &manager).await })
+    };
+    let calling = call(first.clone());
+    while running.store.calls(StoreCall::Page) == 0 {
+        tokio::task::yield_now().await;
+    }
     let (address, credential) = (running.public.address, manager.clone());
     let second = tokio::spawn(async move { list(&Wire::connect(address).await, &credential).await });
     for _ in 0..100 {
-        assert_eq!(list(&first, &manager).await, Code::Ok);
+        let revoke = first.call_as(&manager, REVOKE, &pb::RevokeApiKeyRequest::default()).await;
+        assert_eq!(revoke.code(), Code::InvalidArgument);
     }
     assert!(!second.is_finished());
-    drop(first);
-    assert_eq!(second.await.unwrap(), Code::Ok);
+    drop(held);
+    assert_eq!(calling.await.unwrap(), Code::Ok);
+    assert_eq!(second.await.unwrap(), Code::Ok, "the first connection has no call any more, and makes room");
+}
+
+#[tokio::test]
+async fn at_the_cap_the_connection_makes_room_that_has_been_without_a_call_for_longest() {
+    let running = with_connections(ConnectionLimits { connections: 3, ..ConnectionLimits::default() }).await;
+    let (manager, _) = running.manager(1);
+    let address = running.public.address;
+    // A handshake that never comes, a stream that waits for nothing, and a caller.
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let waiting = running.public.wire().await;
+    let question = tonic_health::pb::HealthCheckRequest::default();
+    let watch = {
+        let waiting = waiting.clone();
+        tokio::spawn(async move { waiting.call("/grpc.health.v1.Health/Watch", &[], &question).await })
+    };
+    let caller = running.public.wire().await;
+    assert_eq!(list(&caller, &manager).await, Code::Ok);
+    let another = running.public.wire().await;
+    assert_eq!(list(&another, &manager).await, Code::Ok);
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0, "the silent one is closed");
+    let third = running.public.wire().await;
+    assert_eq!(list(&third, &manager).await, Code::Ok);
+    assert!(watch.await.is_err(), "then the one that only waits");
+    assert_eq!(list(&caller, &manager).await, Code::Ok, "and not the one that calls");
+}
+
+#[tokio::test]
+async fn a_peer_has_its_share_of_the_connections() {
+    let limits = ConnectionLimits { connections: 10, connections_per_peer: 2, ..ConnectionLimits::default() };
+    let running = with_connections(limits).await;
+    let (manager, _) = running.manager(1);
+    let mut wires = Vec::new();
+    for _ in 0..3 {
+        let wire = running.public.wire().await;
+        assert_eq!(list(&wire, &manager).await, Code::Ok);
+        wires.push(wire);
+    }
+    let first = wires.remove(0);
+    let request = pb::ListApiKeysRequest::default();
+    let gone = tokio::spawn(async move { first.call_as(&manager, LIST, &request).await });
+    assert!(gone.await.is_err(), "its first connection made room for its third");
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ pub(crate) struct ServerSettings {
     pub(crate) usage_flush_interval: Duration,
     pub(crate) max_connections: usize,
     pub(crate) idle_timeout: Duration,
+    pub(crate) max_connections_per_peer: usize,
     pub(crate) max_concurrent_requests: usize,
 }
 
@@ -102,6 +103,7 @@ impl ServerSettings {
             usage_flush_interval: effective.required(&table::USAGE_FLUSH_INTERVAL, duration)?,
             max_connections: number(&table::MAX_CONNECTIONS)?,
             idle_timeout: effective.required(&table::IDLE_TIMEOUT, duration)?,
+            max_connections_per_peer: number(&table::MAX_CONNECTIONS_PER_PEER)?,
             max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,
         };
         settings.check_exposure(effective.required(&table::ALLOW_PLAINTEXT, flag)?)?;

@@ -52,6 +52,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &USAGE_FLUSH_INTERVAL,
     &MAX_CONNECTIONS,
     &IDLE_TIMEOUT,
+    &MAX_CONNECTIONS_PER_PEER,
     &MAX_CONCURRENT_REQUESTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -265,7 +266,14 @@ pub(super) static MAX_CONNECTIONS: Setting = Setting {
     name: "max_connections",
     accepts: Accepts::Integer { min: 1, max: 100_000 },
     default: Default::Text("4096"),
-    help: "The most connections to each listener",
+    help: "The most connections to each listener; above, the one makes room that has been without a call for longest",
+    ..SERVER
+};
+pub(super) static MAX_CONNECTIONS_PER_PEER: Setting = Setting {
+    name: "max_connections_per_peer",
+    accepts: Accepts::Integer { min: 1, max: 100_000 },
+    default: Default::Text("2048"),
+    help: "The most connections of one address (of IPv6, of one /64) to the public listener; behind a proxy all are the proxy's",
     ..SERVER
 };
 pub(super) static IDLE_TIMEOUT: Setting = Setting {

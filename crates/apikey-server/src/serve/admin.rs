@@ -48,8 +48,8 @@ impl<S: KeyStore> Admin<S> {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
-            "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.ready().await,
+            "/livez" => closing(text(StatusCode::OK, "alive\n")),
+            "/readyz" => closing(self.ready().await),
             "/metrics" => {
                 self.vitals.publish();
                 let mut response = text(StatusCode::OK, self.metrics.render());
@@ -76,6 +76,12 @@ impl<S: KeyStore> Admin<S> {
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer in time\n"),
         }
     }
+}
+
+/// A probe needs no connection for the next one.
+fn closing(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
