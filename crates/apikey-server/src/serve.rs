@@ -205,31 +205,13 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
-    let admin_limits = ConnectionLimits {
-        name: "admin",
-        connections: ADMIN_CONNECTIONS,
-        connections_per_peer: ADMIN_CONNECTIONS,
-        header_timeout: ADMIN_HEADERS,
-        drain: CLOSE,
-        ..ConnectionLimits::default()
-    };
+    let (admin_limits, public_limits, verification_limits) = connection_limits(settings);
     let admin_task = tokio::spawn(listener::serve(
         listeners.admin,
         move |_| admin_service.clone(),
         admin_limits,
         stop_admin.requested(),
     ));
-    let public_limits = ConnectionLimits {
-        name: "public",
-        connections: settings.max_connections,
-        connections_per_peer: settings.max_connections_per_peer,
-        idle_timeout: settings.idle_timeout,
-        drain: DRAIN,
-        ..ConnectionLimits::default()
-    };
-    // Its callers are one party, which may well come from one address.
-    let verification_limits =
-        ConnectionLimits { name: "verification", connections_per_peer: settings.max_connections, ..public_limits };
     let serving = [
         tokio::spawn(listener::serve_on(
             workers.clone(),
@@ -294,6 +276,30 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     finished(admin_task).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How many connections each listener takes on: the admin one, the public one and the one for verifications.
+fn connection_limits(settings: &ServerSettings) -> (ConnectionLimits, ConnectionLimits, ConnectionLimits) {
+    let admin = ConnectionLimits {
+        name: "admin",
+        connections: ADMIN_CONNECTIONS,
+        connections_per_peer: ADMIN_CONNECTIONS,
+        header_timeout: ADMIN_HEADERS,
+        drain: CLOSE,
+        ..ConnectionLimits::default()
+    };
+    let public = ConnectionLimits {
+        name: "public",
+        connections: settings.max_connections,
+        connections_per_peer: settings.max_connections_per_peer,
+        idle_timeout: settings.idle_timeout,
+        drain: DRAIN,
+        ..ConnectionLimits::default()
+    };
+    // Its callers are one party, which may well come from one address.
+    let verification =
+        ConnectionLimits { name: "verification", connections_per_peer: settings.max_connections, ..public };
+    (admin, public, verification)
 }
 
 /// On a new store that only this machine reaches: issues the first key. Otherwise says how to get one, if there is none.
