@@ -32,10 +32,10 @@ pub(crate) fn everything() -> Result<()> {
     tools::install_all()
 }
 
-/// Makes sure of what the tests need: the container engine and the PostgreSQL image.
+/// Makes sure of what the tests need: the container engine, the PostgreSQL image and `PgBouncer`.
 pub(crate) fn database() -> Result<()> {
     let _lock = lock()?;
-    complain(&packages::install(&packages::missing_for_engine())?)?;
+    complain(&packages::install(&packages::missing_for_tests())?)?;
     engine::start()?;
     postgres_image::make()
 }

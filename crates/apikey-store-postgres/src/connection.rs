@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, methods::LoadQuery};
 use tokio::task::AbortHandle;
 
 use crate::{
-    failure::{Answer, Failure, Intent},
+    failure::{Answer, Failure, Intent, NoPreparedStatements, lacks_prepared_statements},
     observer::{Observer, PasswordWithheld},
     tls,
 };
@@ -46,6 +46,9 @@ pub enum ConnectionError {
     /// It took too long.
     #[error("PostgreSQL did not accept a connection in time")]
     TimedOut,
+    /// A proxy stands in between that does not keep prepared statements.
+    #[error(transparent)]
+    Proxy(#[from] NoPreparedStatements),
     /// Another one was refused a moment ago, while others were open.
     #[error("PostgreSQL refused another connection a moment ago")]
     Full,
@@ -70,7 +73,7 @@ impl ConnectionError {
                 None => error.is_closed() || is_of_the_network(error),
             },
             Self::Socket(_) | Self::TimedOut | Self::Full => true,
-            Self::Certificate { .. } | Self::NoTls { .. } | Self::Setup(_) => false,
+            Self::Certificate { .. } | Self::NoTls { .. } | Self::Setup(_) | Self::Proxy(_) => false,
         }
     }
 }
@@ -144,6 +147,11 @@ impl Connection {
         let (failure, reusable) = Answer { error, state, was_sent, intent }.into_failure();
         self.busy = !reusable;
         Err(failure)
+    }
+
+    /// Whether the last statement failed since a proxy does not keep prepared statements.
+    pub(crate) fn lacks_prepared_statements(&self) -> bool {
+        self.observer.take_error().is_some_and(lacks_prepared_statements)
     }
 
     /// What was seen on the connection.

@@ -29,6 +29,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::{
     Options, TlsError, UrlError,
     connection::{Connection, ConnectionError},
+    failure::{NoPreparedStatements, lacks_prepared_statements},
     observer::{Observed, Observer, Plain},
     server, tls,
     url::{Encryption, Target},
@@ -247,16 +248,23 @@ impl Connector {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let driver = tokio::spawn(drive(connection, Arc::clone(&self.heard))).abort_handle();
+        let seen = Arc::clone(&observer);
         match AsyncPgConnection::try_from(client).await {
             Ok(pg) => {
                 let mut connection = Connection::new(pg, observer, generation, driver);
-                let prepared = server::prepare_session(&mut connection).await;
-                prepared.map_err(|error| ConnectionError::Setup(error.into()))?;
-                Ok(connection)
+                match server::prepare_session(&mut connection).await {
+                    Ok(()) => Ok(connection),
+                    Err(error) => Err(ConnectionError::Setup(error.into())),
+                }
             }
             Err(error) => {
                 driver.abort();
-                Err(ConnectionError::Setup(error.into()))
+                // The driver's first statements are prepared too.
+                Err(if seen.take_error().is_some_and(lacks_prepared_statements) {
+                    NoPreparedStatements(error.into()).into()
+                } else {
+                    ConnectionError::Setup(error.into())
+                })
             }
         }
     }

@@ -53,6 +53,7 @@ mod observer;
 mod options;
 mod pool;
 mod prepared;
+mod proxy;
 mod read;
 mod replicas;
 mod reserved;

@@ -18,9 +18,12 @@ use crate::{
     Schema,
     connection::{Connection, ConnectionError},
     connector::{Connector, TargetError},
+    failure::NoPreparedStatements,
     observer::SqlState,
     server::{self, ServerError},
 };
+
+use state::State;
 
 pub use state::SchemaError;
 
@@ -102,8 +105,12 @@ pub(crate) async fn migrate(connector: &Connector) -> Result<Vec<String>, Migrat
     let mut next_reminder = started;
     loop {
         let mut connection = connector.connect().await?;
-        server::check(&mut connection).await?;
-        let found = state::read(&mut connection, &schema).await?;
+        let found = match look(&mut connection, &schema).await {
+            Err(error) if connection.lacks_prepared_statements() => {
+                return Err(ConnectionError::from(NoPreparedStatements(error.into())).into());
+            }
+            looked => looked?,
+        };
         if !found.is_to_be_migrated()? {
             return Ok(Vec::new());
         }
@@ -126,6 +133,11 @@ pub(crate) async fn migrate(connector: &Connector) -> Result<Vec<String>, Migrat
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+async fn look(connection: &mut Connection, schema: &Schema) -> Result<State, MigrateError> {
+    server::check(connection).await?;
+    Ok(state::read(connection, schema).await?)
 }
 
 /// Gives a role what the service needs, and takes from it what else it was given on the service's tables.

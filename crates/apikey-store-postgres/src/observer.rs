@@ -1,14 +1,15 @@
-//! Watches what the server sends, for two things: the SQLSTATE of an error, which diesel does not pass on, and a request for the
-//! password in a form that an impostor could use, which the driver would answer at once. Knows the framing
+//! Watches what the server sends, for three things: the SQLSTATE of an error, which diesel does not pass on; a request for the
+//! password in a form that an impostor could use, which the driver would answer at once; and the process that serves the
+//! connection, which a proxy in between does not know. Knows the framing
 //! of messages (PostgreSQL's manual, "Frontend/Backend Protocol", "Message Formats") and nothing of their content, except
-//! the codes of error responses and of requests for authentication.
+//! the codes of error responses and of requests for authentication, and the server's process.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -28,6 +29,8 @@ pub(crate) struct Observer {
     /// How many bytes were handed to the operating system.
     sent: AtomicU64,
     closed: AtomicBool,
+    /// The process that the server said it is; 0 before it did.
+    process: AtomicI32,
     /// The peer may see the password.
     is_protected: bool,
 }
@@ -46,6 +49,11 @@ impl Observer {
     /// Nothing has been seen yet. A server that is not `is_protected` may be an impostor.
     pub(crate) fn new(is_protected: bool) -> Self {
         Self { is_protected, ..Self::default() }
+    }
+
+    /// The process that the server, or a proxy in its place, said it is.
+    pub(crate) fn process(&self) -> i32 {
+        self.process.load(Ordering::Acquire)
     }
 
     /// The first error since the last call.
@@ -104,6 +112,7 @@ impl AsyncRead for Observed {
             }
             Seen::PasswordRequest(form) if !this.observer.is_protected => withheld = Some(PasswordWithheld { form }),
             Seen::PasswordRequest(_) => {}
+            Seen::Process(process) => this.observer.process.store(process, Ordering::Release),
         });
         match withheld {
             // Before the driver sees the request.
@@ -181,6 +190,8 @@ enum Seen {
     Error(SqlState),
     /// The password is asked for, in that form.
     PasswordRequest(&'static str),
+    /// The server's process, as it says.
+    Process(i32),
 }
 
 /// Where in the sequence of messages the stream is.
@@ -211,7 +222,7 @@ impl Messages {
                     && let Ok(length) = <[u8; 4]>::try_from(length)
                 {
                     self.remaining = usize::try_from(u32::from_be_bytes(length)).unwrap_or(0).saturating_sub(4);
-                    self.body = [b'E', b'R'].contains(kind).then(|| (*kind, Vec::new()));
+                    self.body = [b'E', b'K', b'R'].contains(kind).then(|| (*kind, Vec::new()));
                     self.header.clear();
                 }
             }
@@ -228,6 +239,8 @@ impl Messages {
 fn look_into(kind: u8, body: &[u8]) -> Option<Seen> {
     match (kind, body) {
         (b'E', body) => sql_state(body).map(Seen::Error),
+        // BackendKeyData: the process, and what cancels its statements.
+        (b'K', [a, b, c, d, ..]) => Some(Seen::Process(i32::from_be_bytes([*a, *b, *c, *d]))),
         // AuthenticationCleartextPassword, AuthenticationMD5Password with its salt.
         (b'R', [0, 0, 0, 3]) => Some(Seen::PasswordRequest("in clear text")),
         (b'R', [0, 0, 0, 5, ..]) => Some(Seen::PasswordRequest("as an MD5 digest")),
@@ -259,6 +272,7 @@ mod tests {
             message(b'R', b"\0\0\0\x05salt"),
             message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"),
             message(b'R', b"\0\0\0\0"),
+            message(b'K', b"\0\0\x12\x34cancel-it"),
             message(b'Z', b"I"),
             message(b'D', b"E\0\0\0\x05C99999\0a row that looks like an error"),
             message(b'n', b""),
@@ -276,6 +290,7 @@ mod tests {
             let expected = [
                 Seen::PasswordRequest("in clear text"),
                 Seen::PasswordRequest("as an MD5 digest"),
+                Seen::Process(0x1234),
                 Seen::Error(SqlState(*b"57014")),
                 Seen::Error(SqlState(*b"25P02")),
             ];

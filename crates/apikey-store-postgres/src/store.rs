@@ -14,11 +14,11 @@ use crate::{
     connection::{Connection, ConnectionError},
     connector::{Connector, TargetError},
     durability,
-    failure::{NoPreparedStatements, lacks_prepared_statements},
+    failure::NoPreparedStatements,
     issue::issue,
     migrate::{self, MigrateError, SchemaError},
     pool::Connections,
-    read,
+    proxy, read,
     revoke::{confirm, revoke},
     server::{self, ServerError},
     url::Target,
@@ -40,9 +40,6 @@ pub enum ConnectError {
     /// The schema is not the one that this version knows.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A proxy stands in between that does not keep prepared statements.
-    #[error(transparent)]
-    Proxy(#[from] NoPreparedStatements),
     /// The database does not answer as PostgreSQL does.
     #[error("PostgreSQL's settings cannot be read")]
     Settings(#[source] Box<dyn Error + Send + Sync>),
@@ -81,14 +78,13 @@ impl PostgresStore {
         let connector = Connector::new(url, options.clone())?;
         let mut connection = connector.connect().await?;
         if let Err(error) = check(&mut connection, &options).await {
-            let state = connection.observer().take_error();
-            return Err(if state.is_some_and(lacks_prepared_statements) {
-                NoPreparedStatements(error.into()).into()
+            return Err(if connection.lacks_prepared_statements() {
+                ConnectionError::from(NoPreparedStatements(error.into())).into()
             } else {
                 error
             });
         }
-        drop(connection);
+        proxy::check(&connector, connection).await?;
         if let Err(sslmode) = connector.protection() {
             tracing::warn!(
                 sslmode,

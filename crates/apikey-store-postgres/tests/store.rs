@@ -22,6 +22,8 @@ mod encryption;
 mod locks;
 #[path = "store/migrations.rs"]
 mod migrations;
+#[path = "store/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "store/renewals.rs"]
 mod renewals;
 #[path = "store/revocations.rs"]

@@ -22,7 +22,7 @@ pub(crate) struct Missing {
 
 /// What building, testing and checking needs and this machine lacks.
 pub(crate) fn missing() -> Vec<Missing> {
-    let mut missing = missing_for_engine();
+    let mut missing = missing_for_tests();
     let mut need = |present: bool, item: Missing| {
         if !present {
             missing.push(item);
@@ -91,8 +91,21 @@ pub(crate) fn missing() -> Vec<Missing> {
     missing
 }
 
+/// What the tests need and this machine lacks: a container engine, and a proxy that lends connections.
+pub(crate) fn missing_for_tests() -> Vec<Missing> {
+    let mut missing = missing_for_engine();
+    if !in_path("pgbouncer") {
+        missing.push(Missing {
+            what: "pgbouncer (the tests put it in front of PostgreSQL)",
+            packages: &["pgbouncer"],
+            advice: "install PgBouncer",
+        });
+    }
+    missing
+}
+
 /// What the container engine needs and this machine lacks; nothing where an engine answers.
-pub(crate) fn missing_for_engine() -> Vec<Missing> {
+fn missing_for_engine() -> Vec<Missing> {
     let mut missing = Vec::new();
     if !in_path("docker") {
         missing.push(Missing {

@@ -68,7 +68,7 @@ pub(super) struct State {
     tables: Vec<String>,
     /// The migrations that ran; `None` where there is no table of them.
     applied: Option<Vec<String>>,
-    /// Where `search_path` finds [`MARK`].
+    /// Where `search_path` finds [`MARK`], temporary tables left out.
     found: Option<String>,
     /// The migrations that this version knows, in their order.
     known: Vec<String>,
@@ -100,7 +100,7 @@ const READ: &str = "WITH there AS ( \
          ARRAY(SELECT name FROM there WHERE name = ANY ($2) ORDER BY name) AS tables, \
          EXISTS (SELECT FROM there WHERE name = '__diesel_schema_migrations') AS migrated, \
          (SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-          WHERE c.oid = pg_catalog.to_regclass($3)) AS found";
+          WHERE c.oid = pg_catalog.to_regclass($3) AND c.relpersistence <> 't') AS found";
 
 const VERSIONS: &str = "SELECT version::text AS version FROM $schema.__diesel_schema_migrations ORDER BY version";
 

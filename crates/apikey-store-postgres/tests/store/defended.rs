@@ -106,25 +106,6 @@ async fn a_schema_named_like_the_role_changes_nothing_for_a_running_replica_nor_
 }
 
 #[tokio::test]
-async fn temporary_tables_change_nothing_for_a_migration() {
-    let database = TestDatabase::create();
-    // What a proxy lends may hold another client's temporary tables; here the session makes them itself, when it begins.
-    let admin = TestServer::shared();
-    admin.psql(
-        database.name(),
-        "CREATE FUNCTION plant() RETURNS text LANGUAGE plpgsql AS $$ BEGIN \
-         CREATE TEMPORARY TABLE api_keys (); CREATE TEMPORARY TABLE revocation_head (); RETURN 'planted'; END $$",
-    );
-    let client = beside(&database).await;
-    client.batch_execute("SELECT plant()").await.unwrap();
-    let found: String = client.query_one("SELECT pg_my_temp_schema()::regnamespace::text", &[]).await.unwrap().get(0);
-    assert!(found.starts_with("pg_temp_"), "{found}");
-    PostgresStore::migrate(database.url(), patient()).await.unwrap();
-    let store = PostgresStore::connect(database.url(), patient()).await.unwrap();
-    store.commit(issue(&a_key(1))).await.unwrap();
-}
-
-#[tokio::test]
 async fn the_service_s_role_can_do_no_more_than_the_service_does() {
     let database = granted().await;
     let (service, connection) = tokio_postgres::connect(&url_of(&database, "service"), NoTls).await.unwrap();
