@@ -20,8 +20,9 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{Answer, request_id},
+    call::{Answer, MAX_MESSAGE_SIZE, request_id},
     credential::{self, X_API_KEY},
+    gzip,
     listener::PeerAddress,
     places::{Entrance, Place},
     status::Failure,
@@ -150,6 +151,7 @@ where
     place.belongs_to(&principal.organization_id).map_err(refused)?;
     let origin = Origin { address: peer.as_ref().map(ToString::to_string), request_id: Some(request_id().to_string()) };
     head.extensions.insert(Caller { principal, origin });
+    let message = gzip::message(&head.headers, message, MAX_MESSAGE_SIZE)?;
     Ok((message, place))
 }
 

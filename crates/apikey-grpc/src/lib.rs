@@ -26,6 +26,7 @@ mod credential;
 mod drain;
 mod frames;
 mod guard;
+mod gzip;
 mod http1;
 pub mod listener;
 mod management;

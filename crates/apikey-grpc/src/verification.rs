@@ -22,6 +22,7 @@ use crate::{
     call::{Answer, MAX_MESSAGE_SIZE, request_id},
     convert,
     guard::forget_credentials,
+    gzip,
     places::Entrance,
     status::Failure,
     unary,
@@ -72,7 +73,10 @@ impl<S: KeyStore, C: Clock> Verification<S, C> {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let message = entrance.read(body).await;
-            let entered = message.and_then(|message| Ok((message, entrance.enter(None).map_err(refused)?)));
+            let entered = message.and_then(|message| {
+                let place = entrance.enter(None).map_err(refused)?;
+                Ok((gzip::message(&head.headers, message, MAX_MESSAGE_SIZE)?, place))
+            });
             match entered {
                 Ok((message, _place)) => {
                     server.call(http::Request::from_parts(head, Body::new(Full::new(message)))).await

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use connectrpc::{
     CodecFormat, CompressionRegistry, ConnectError, ConnectRpcService, DeadlinePolicy, Dispatcher, EncodedResponse,
     EncodedStream, Limits, MethodDescriptor, MethodKind, Payload, RequestContext, Response as Answer,
-    compression::GzipProvider,
+    compression::{CompressionProvider, GzipProvider},
 };
 use futures_util::{Stream, StreamExt, future, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version, header};
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     call::GRPC_TIMEOUT,
     frames,
+    gzip::{self, InflateError},
     request_id::{RequestId, X_REQUEST_ID},
     status::Failure,
 };
@@ -75,7 +76,7 @@ where
             .with_max_request_body_size(max_message_size + frames::HEADER);
         let service = ConnectRpcService::new(Bridge { inner, served })
             .with_limits(limits)
-            .with_compression(CompressionRegistry::new().register(GzipProvider::new()))
+            .with_compression(CompressionRegistry::new().register(OneMember(GzipProvider::new())))
             .with_deadline_policy(DeadlinePolicy::new().with_max(patience).with_default_timeout(patience));
         Self(service)
     }
@@ -105,6 +106,31 @@ where
             error = error.with_http_status(StatusCode::NOT_FOUND);
         }
         error.into_http_response(&head.headers).map(Body::new)
+    }
+}
+
+/// gzip that has one member, and nothing behind it.
+struct OneMember(GzipProvider);
+
+impl CompressionProvider for OneMember {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn compress(&self, data: &[u8]) -> Result<Bytes, ConnectError> {
+        self.0.compress(data)
+    }
+
+    fn decompressor<'a>(&self, data: &'a [u8]) -> Result<Box<dyn std::io::Read + 'a>, ConnectError> {
+        self.0.decompressor(data)
+    }
+
+    /// The runtime calls this, and never [`decompressor`](Self::decompressor).
+    fn decompress_with_limit(&self, data: &[u8], most: usize) -> Result<Bytes, ConnectError> {
+        gzip::inflate(data, most).map(Bytes::from).map_err(|error| match error {
+            InflateError::TooLarge(_) => ConnectError::resource_exhausted(error.to_string()),
+            InflateError::Malformed(_) | InflateError::NotAlone => ConnectError::invalid_argument(error.to_string()),
+        })
     }
 }
 

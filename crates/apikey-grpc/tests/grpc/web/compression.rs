@@ -129,6 +129,51 @@ async fn a_bomb_is_refused_in_every_protocol() {
 }
 
 #[tokio::test]
+async fn what_follows_a_gzip_member_is_refused_in_every_protocol() {
+    let running = start().await;
+    let (manager, _) = running.manager(1);
+    let before = running.state();
+    let json = gzip(br#"{"name":"first"}"#);
+    let proto = gzip(&pb::CreateApiKeyRequest { name: "first".to_owned(), ..Default::default() }.encode_to_vec());
+    let presented = gzip(&pb::VerifyApiKeyRequest { raw_key: manager.clone(), ..Default::default() }.encode_to_vec());
+    for behind in [&gzip(br#"{"name":"second"}"#)[..], &proto, &gzip(b""), b"garbage"] {
+        let both = |first: &[u8]| [first, behind].concat();
+        for version in VERSIONS {
+            for (content_type, first) in [("application/json", &json), ("application/proto", &proto)] {
+                let headers =
+                    [("content-type", content_type), ("content-encoding", "gzip"), ("x-api-key", manager.as_str())];
+                let sent = request(Method::POST, CREATE, &headers, full(both(first)));
+                let answer = send(running.public.address, version, sent).await;
+                assert_eq!((answer.error().0, answer.error().1.as_str()), (400, "invalid_argument"), "{answer:?}");
+            }
+        }
+        let wire = running.public.wire().await;
+        for content_type in ["application/grpc", "application/grpc-web"] {
+            let headers = [
+                ("content-type", content_type),
+                ("grpc-encoding", "gzip"),
+                ("te", "trailers"),
+                ("x-api-key", manager.as_str()),
+            ];
+            let body = full(compressed_frame(&both(&proto))).boxed();
+            let answer = wire.send(request(Method::POST, CREATE, &headers, body)).await.unwrap();
+            assert_eq!(answer.code(), Code::InvalidArgument, "{content_type} {answer:?}");
+        }
+        let wire = running.verification.wire().await;
+        let body = full(compressed_frame(&both(&presented)));
+        let answer = wire.try_call(VERIFY, &[("grpc-encoding", "gzip")], body).await.unwrap();
+        assert_eq!(answer.code(), Code::InvalidArgument, "{answer:?}");
+    }
+    assert_eq!(running.state(), before);
+    // Another message is no better.
+    let wire = running.verification.wire().await;
+    for (encoding, one) in [("gzip", compressed_frame(&presented)), ("identity", [0; 5].to_vec())] {
+        let answer = wire.try_call(VERIFY, &[("grpc-encoding", encoding)], full(one.repeat(2))).await.unwrap();
+        assert_eq!(answer.code(), Code::Unimplemented, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_encoding_that_is_not_spoken_is_refused() {
     let running = start().await;
     let (manager, _) = running.manager(1);
