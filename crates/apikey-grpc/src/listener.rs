@@ -41,7 +41,10 @@ mod activity;
 mod connections;
 mod date;
 mod heads;
+mod hosts;
 mod linger;
+
+pub use hosts::{MISDIRECTED, is_local};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

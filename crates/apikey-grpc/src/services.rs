@@ -11,8 +11,10 @@ use apikey_proto::{
     pidgr::v1::{api_key_service_server, api_key_verification_service_server},
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::future;
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use http_body_util::Full;
 use hyper::service::Service as HyperService;
 use tonic::{body::Body, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
@@ -24,7 +26,7 @@ use crate::{
     call::{Answer, Calls, Handler, MAX_MESSAGE_SIZE},
     guard::Whole,
     http1,
-    listener::PeerAddress,
+    listener::{self, PeerAddress},
     methods::Methods,
     places::Entrance,
     verification::Verification,
@@ -126,11 +128,14 @@ impl PublicService {
 }
 
 /// What the verification listener serves: `ApiKeyVerificationService`, health and reflection.
-pub struct VerificationService<S, C>(Calls<Direct<S, C>>);
+pub struct VerificationService<S, C> {
+    calls: Calls<Direct<S, C>>,
+    only_local_names: bool,
+}
 
 impl<S, C> Clone for VerificationService<S, C> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { calls: self.calls.clone(), only_local_names: self.only_local_names }
     }
 }
 
@@ -150,7 +155,13 @@ impl<S: KeyStore, C: Clock> VerificationService<S, C> {
         let wrap = |routes: Routes| Direct { verification, routes: routes.prepare() };
         let name = api_key_verification_service_server::SERVICE_NAME;
         let (calls, serving) = surround(wrap, name, request_ids, limits).await?;
-        Ok((Self(calls), serving))
+        Ok((Self { calls, only_local_names: false }, serving))
+    }
+
+    /// The same service for a listener on loopback in clear text: HTTP/1.1 is answered only under names that pass [`listener::is_local`].
+    #[must_use]
+    pub fn only_by_local_names(self) -> Self {
+        Self { only_local_names: true, ..self }
     }
 }
 
@@ -241,7 +252,12 @@ where
     type Future = Answer;
 
     fn call(&self, request: Request<B>) -> Answer {
-        http1::announced(request.version(), self.0.call(request))
+        if self.only_local_names && !listener::is_local(&request) {
+            let mut response = Response::new(Body::new(Full::from(listener::MISDIRECTED)));
+            *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+            return Box::pin(future::ready(Ok(response)));
+        }
+        http1::announced(request.version(), self.calls.call(request))
     }
 }
 

@@ -193,11 +193,11 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     let usage = Arc::new(UsageLog::new());
     let services = Services::wire(&backing, &usage, settings).await?;
     let Backing { store, vitals, replica, .. } = backing;
-    let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, metrics.clone()));
+    let addresses = listeners.addresses()?;
+    let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, metrics.clone(), addresses.admin));
 
     let (stop_serving, stop_admin) = (Shutdown::new(), Shutdown::new());
     let health = [services.public_health.clone(), services.verification_health.clone()];
-    let addresses = listeners.addresses()?;
     let admin_service = service_fn({
         let admin = Arc::clone(&admin);
         move |request| {
@@ -410,7 +410,11 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
         let token = settings.verify_token.as_ref().map(|token| AccessToken::new(token)).transpose()?;
         let (public, public_health) = PublicService::new(management, request_ids.clone(), limits).await?;
         let public = public.for_origins(settings.cors_allowed_origins.clone());
-        let (verification, verification_health) = VerificationService::new(verify, token, request_ids, limits).await?;
+        let (mut verification, verification_health) =
+            VerificationService::new(verify, token, request_ids, limits).await?;
+        if settings.verify_listen.ip().is_loopback() && settings.tls.is_none() {
+            verification = verification.only_by_local_names();
+        }
         Ok(Self { public, public_health, verification, verification_health })
     }
 }

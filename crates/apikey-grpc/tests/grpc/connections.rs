@@ -201,6 +201,33 @@ async fn http1_is_spoken_too_and_refuses_with_a_request_id() {
     assert!(text.starts_with("HTTP/1.1 405 ") && text.contains("x-request-id: from-http1\r\n"), "{text}");
 }
 
+#[tokio::test]
+async fn a_name_that_was_rebound_to_loopback_reaches_nothing_by_http1() {
+    let running = start_with(Setup { only_local_names: true, ..Setup::default() }).await;
+    let address = running.verification.address;
+    let (manager, _) = running.manager(1);
+    let message = pb::VerifyApiKeyRequest { raw_key: manager.clone(), ..Default::default() };
+    let body = frame(&prost::Message::encode_to_vec(&message));
+    let call = async |host: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST {VERIFY} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/grpc\r\nte: trailers\r\n\
+             connection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let received = until_closed(address, &[head.as_bytes(), &body].concat()).await;
+        String::from_utf8_lossy(&received).into_owned()
+    };
+    let refused = call("rebound.example:8081").await;
+    assert!(refused.starts_with("HTTP/1.1 421 ") && refused.contains("localhost"), "{refused}");
+    assert_eq!(running.store.calls(StoreCall::FindByDigest), 0);
+    for host in [address.to_string(), format!("localhost:{}", address.port())] {
+        let answered = call(&host).await;
+        assert!(answered.starts_with("HTTP/1.1 200 ") && answered.contains("grpc-status: 0"), "{answered}");
+    }
+    // By HTTP/2, the name is free.
+    assert_eq!(running.verification.wire().await.call(VERIFY, &[], &message).await.code(), Code::Ok);
+}
+
 /// Reads an HTTP/1.1 answer without a body, and the connection stays open.
 async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();

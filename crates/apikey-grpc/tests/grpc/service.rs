@@ -34,6 +34,7 @@ pub(crate) struct Setup {
     pub(crate) connections: ConnectionLimits,
     pub(crate) tokens: Tokens,
     pub(crate) listener_token: bool,
+    pub(crate) only_local_names: bool,
     pub(crate) origins: AllowedOrigins,
     pub(crate) tls: Option<TlsIdentity>,
 }
@@ -115,7 +116,7 @@ pub(crate) async fn start() -> Running {
 }
 
 pub(crate) async fn start_with(setup: Setup) -> Running {
-    let Setup { calls, connections, tokens, listener_token, origins, tls } = setup;
+    let Setup { calls, connections, tokens, listener_token, only_local_names, origins, tls } = setup;
     let store = InMemoryStore::new();
     let clock = FixedClock::at(fixtures::seconds_later(60));
     let entropy = FragileEntropy { seeded: SeededEntropy::new(1), panic: Arc::default() };
@@ -139,6 +140,7 @@ pub(crate) async fn start_with(setup: Setup) -> Running {
     let public = listen(move |peer| service.for_peer(peer), serving, tls, connections).await;
     let token = listener_token.then(|| AccessToken::new(LISTENER_TOKEN).unwrap());
     let (service, serving) = VerificationService::new(verify, token, ids, calls).await.unwrap();
+    let service = if only_local_names { service.only_by_local_names() } else { service };
     let verification = listen(move |_| service.clone(), serving, None, connections).await;
     Running { store, clock, usage, entropy, public, verification }
 }

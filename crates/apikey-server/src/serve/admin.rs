@@ -1,6 +1,7 @@
 //! What the admin listener serves: `/metrics`, `/livez`, `/readyz`. It knows no key and answers no question about one.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use apikey_application::ports::KeyStore;
+use apikey_grpc::listener;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -29,12 +31,15 @@ pub(super) struct Admin<S> {
     vitals: Vitals,
     metrics: PrometheusHandle,
     serving: AtomicBool,
+    /// On loopback, where only names pass that [`listener::is_local`] knows.
+    only_local_names: bool,
 }
 
 impl<S: KeyStore> Admin<S> {
-    /// Tells of that store, those vital signs and metrics; ready until told otherwise.
-    pub(super) fn new(store: Arc<S>, vitals: Vitals, metrics: PrometheusHandle) -> Self {
-        Self { store, vitals, metrics, serving: AtomicBool::new(true) }
+    /// Tells of that store, those vital signs and metrics, at that address; ready until told otherwise.
+    pub(super) fn new(store: Arc<S>, vitals: Vitals, metrics: PrometheusHandle, address: SocketAddr) -> Self {
+        let only_local_names = address.ip().is_loopback();
+        Self { store, vitals, metrics, serving: AtomicBool::new(true), only_local_names }
     }
 
     /// From now on `/readyz` says no.
@@ -44,6 +49,9 @@ impl<S: KeyStore> Admin<S> {
 
     /// Answers one request.
     pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if self.only_local_names && !listener::is_local(&request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, listener::MISDIRECTED);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }

@@ -1,6 +1,6 @@
 //! What each listener serves, and what it does not.
 
-use crate::harness::{Database, Server, eventually, get, on_both_databases};
+use crate::harness::{Database, Server, ask, eventually, get, on_both_databases};
 
 on_both_databases! {
     fn the_admin_listener_tells_life_readiness_and_figures(database: &Database) {
@@ -27,6 +27,16 @@ on_both_databases! {
         let done = server.client(&key, &list);
         assert!(done.code == 1 && done.stderr.contains("UNIMPLEMENTED"), "{done:?}");
         assert_eq!(get(&server.listen, "/metrics").0 / 100, 4);
+    }
+}
+
+#[test]
+fn a_web_page_whose_name_was_rebound_to_loopback_is_told_nothing() {
+    let server = Server::start(&Database::sqlite(), &[]);
+    for (address, path) in [(&server.admin_listen, "/metrics"), (&server.verify_listen, "/")] {
+        let answer = ask(address, "GET", path, &[("Host", "rebound.example")], b"");
+        assert!(answer.starts_with("HTTP/1.1 421 ") && answer.contains("a listener on loopback answers"), "{answer}");
+        assert!(!ask(address, "GET", path, &[], b"").starts_with("HTTP/1.1 421 "));
     }
 }
 
