@@ -149,3 +149,61 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn digest(number: u8) -> KeyDigest {
+        KeyDigest::from_bytes([number; 32])
+    }
+
+    fn absent() -> Landed {
+        let seq = crate::ports::Seq { timeline: 0, number: 0 };
+        Landed { begun: Monotonic::ZERO, read: Read { value: None, seq } }
+    }
+
+    /// A read of that key, begun: it has the room, or waits for it.
+    fn begin<'a>(flights: &'a Flights, digest: &'a KeyDigest) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
+        let mut reading = Box::pin(flights.read(digest, std::future::pending));
+        assert!(reading.as_mut().now_or_never().is_none());
+        reading
+    }
+
+    fn is_refused(flights: &Flights, digest: &KeyDigest) -> bool {
+        let outcome = flights.read(digest, std::future::pending).now_or_never();
+        outcome.is_some_and(|outcome| matches!(outcome, Err(error) if matches!(*error, StoreError::Overloaded)))
+    }
+
+    #[test]
+    fn whoever_goes_away_gives_its_place_in_the_queue_to_others() {
+        let digests: Vec<_> = (0..=u8::MAX).map(digest).collect();
+        let flights = Flights::new(1);
+        let running = begin(&flights, &digests[0]);
+        for _ in 0..3 {
+            let waiting: Vec<_> = digests[1..=WAITING_PER_READ].iter().map(|digest| begin(&flights, digest)).collect();
+            assert!(is_refused(&flights, &digests[255]), "the queue is full");
+            assert!(is_refused(&flights, &digests[254]), "and whoever was refused takes no place in it");
+            drop(waiting);
+            assert!(!is_refused(&flights, &digests[255]), "it is empty again");
+        }
+        drop(running);
+        let read = flights.read(&digests[0], || async { Ok(absent()) }).now_or_never();
+        assert!(read.is_some_and(|outcome| outcome.is_ok()));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_read_that_is_given_up_reads_itself() {
+        let flights = Flights::new(2);
+        let key = digest(1);
+        let first = begin(&flights, &key);
+        let mut second = Box::pin(flights.read(&key, || async { Ok(absent()) }));
+        assert!(second.as_mut().now_or_never().is_none(), "it waits for the first one");
+        drop(first);
+        assert!(second.now_or_never().is_some_and(|outcome| outcome.is_ok()));
+    }
+}

@@ -38,7 +38,7 @@ use crate::{
     telemetry,
 };
 use admin::Admin;
-use detached::Detached;
+use detached::{Budget, Detached};
 use replica::Replica;
 use shutdown::Shutdown;
 
@@ -60,6 +60,10 @@ const CALL: Duration = Duration::from_secs(5);
 const CONFIRMATION_GRACE: Duration = Duration::from_secs(1);
 /// How many reads SQLite carries out at once for keys that are not in memory: its connections stay free for others.
 const SQLITE_READS: usize = 2;
+/// Calls that may run on SQLite or wait for it: with the places of calls this is no limit that is met before theirs.
+const SQLITE_CALLS: usize = 1_024;
+/// Calls that may run on PostgreSQL or wait for a connection, for each connection of the pool. A call takes about a millisecond.
+const CALLS_PER_CONNECTION: usize = 64;
 /// Connections to the admin listener: enough for scrapers and probes.
 const ADMIN_CONNECTIONS: usize = 64;
 /// How long a request there may take to arrive.
@@ -96,11 +100,12 @@ async fn pick(
             })
             .await?;
             let limits = CacheLimits { bytes: settings.cache_bytes, reads: SQLITE_READS };
+            let budget = Budget { lookups: limits.reads, calls: SQLITE_CALLS };
             let cache = Arc::new(KeyCache::of_one_process(limits));
             // The commit and what follows from it in memory are one call, which nobody drops half-way.
             let sole = OneProcess::new(decorate.store(store.clone()), Arc::clone(&cache));
             let backing = Backing {
-                store: Arc::new(Detached::new(sole, runtime.clone())),
+                store: Arc::new(Detached::new(sole, runtime.clone(), budget)),
                 vitals: Vitals::of_one_process(Arc::clone(&cache)),
                 cache,
                 clock: Arc::new(SystemClock),
@@ -123,10 +128,12 @@ async fn pick(
                 }
             };
             let limits = CacheLimits { bytes: settings.cache_bytes, reads: connections / 2 };
+            let calls = connections.saturating_mul(CALLS_PER_CONNECTION);
+            let budget = Budget { lookups: limits.reads, calls };
             let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
             let clock = Arc::new(DatabaseClock::new());
             let revocations = Arc::new(decorate.revocations(store.revocations()));
-            let store = Arc::new(Detached::new(decorate.store(store), runtime.clone()));
+            let store = Arc::new(Detached::new(decorate.store(store), runtime.clone(), budget));
             let replica = Replica::start(replica::Parts {
                 lease: settings.lease,
                 process: random_id()?,

@@ -7,61 +7,123 @@ use std::{future::Future, sync::Arc};
 
 use apikey_application::{
     IdempotencyKey,
-    ports::{Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
+    ports::{Change, Commit, CommitError, KeyStore, Page, PageQuery, Read, Seq, StoreError, StoredIdempotency, Use},
 };
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 use apikey_grpc::call_span;
 use tokio::{
     runtime::Handle,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinHandle},
 };
 use tracing::Instrument as _;
 
-/// More calls than can ever run at once: the semaphore counts them, and refuses none.
-const MAX_CALLS: u32 = 1 << 20;
+/// How many calls of the store may run or wait for one of its connections, those included that nobody waits for any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Of keys that are not in memory. More wait until one of them has ended.
+    pub(crate) lookups: usize,
+    /// Of everything else. More are refused at once, but for revocations and the service's own calls, which have an eighth besides.
+    pub(crate) calls: usize,
+}
 
-/// A store whose calls are carried to their end, whatever becomes of the callers.
+/// The part of the calls that ordinary ones leave to others.
+const RESERVED: usize = 8;
+
+/// A store whose calls are carried to their end, whatever becomes of the callers. What a call takes of the budget it takes until its own
+/// end, and not until its caller's.
 pub(crate) struct Detached<S> {
     store: Arc<S>,
     runtime: Handle,
-    calls: Arc<Semaphore>,
+    lookups: Places,
+    calls: Places,
+    reserved: Places,
+}
+
+/// Whether a call may use what is reserved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    Ordinary,
+    Urgent,
+}
+
+/// Places of calls that run.
+struct Places {
+    free: Arc<Semaphore>,
+    all: u32,
+}
+
+impl Places {
+    fn new(all: usize) -> Self {
+        let all = u32::try_from(all.max(1)).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    /// Waits for all of them, and takes them for ever.
+    async fn take_all(&self) {
+        if let Ok(all) = self.free.acquire_many(self.all).await {
+            all.forget();
+        }
+    }
 }
 
 impl<S: KeyStore> Detached<S> {
     /// Runs the calls of that store on that runtime.
-    pub(crate) fn new(store: S, runtime: Handle) -> Self {
-        Self { store: Arc::new(store), runtime, calls: Arc::new(Semaphore::new(MAX_CALLS as usize)) }
-    }
-
-    /// Waits until no call runs, those included that nobody waits for any more; later calls wait for ever.
-    pub(crate) async fn idle(&self) {
-        if let Ok(all) = self.calls.acquire_many(MAX_CALLS).await {
-            all.forget();
+    pub(crate) fn new(store: S, runtime: Handle, budget: Budget) -> Self {
+        let Budget { lookups, calls } = budget;
+        Self {
+            store: Arc::new(store),
+            runtime,
+            lookups: Places::new(lookups),
+            calls: Places::new(calls),
+            reserved: Places::new(calls / RESERVED),
         }
     }
 
-    fn detach<T, F>(&self, call: impl FnOnce(Arc<S>) -> F) -> JoinHandle<T>
+    /// Waits until no call runs, those included that nobody waits for any more; later calls are refused.
+    pub(crate) async fn idle(&self) {
+        for places in [&self.lookups, &self.calls, &self.reserved] {
+            places.take_all().await;
+        }
+    }
+
+    /// A place for a call, until it is dropped.
+    fn place(&self, urgency: Urgency) -> Result<OwnedSemaphorePermit, StoreError> {
+        let reserved = || if urgency == Urgency::Urgent { self.reserved.take() } else { None };
+        self.calls.take().or_else(reserved).ok_or(StoreError::Overloaded)
+    }
+
+    fn detach<T, F>(&self, place: OwnedSemaphorePermit, call: impl FnOnce(Arc<S>) -> F) -> JoinHandle<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let call = call(Arc::clone(&self.store));
-        let calls = Arc::clone(&self.calls);
         let counted = async move {
-            // Never closed: the permit only counts.
-            let _running = calls.acquire().await;
+            let _place = place;
             call.await
         };
         self.runtime.spawn(counted.instrument(call_span()))
     }
 
-    async fn read<T, F>(&self, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
+    async fn read<T, F>(&self, urgency: Urgency, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        self.detach(call).await.unwrap_or_else(|error| {
+        self.read_in(self.place(urgency)?, call).await
+    }
+
+    async fn read_in<T, F>(&self, place: OwnedSemaphorePermit, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        self.detach(place, call).await.unwrap_or_else(|error| {
             if error.is_panic() {
                 Err(StoreError::Defect(ended(&error)))
             } else {
@@ -74,7 +136,10 @@ impl<S: KeyStore> Detached<S> {
 impl<S: KeyStore> KeyStore for Detached<S> {
     async fn find_by_digest(&self, digest: &KeyDigest) -> Result<Read<Option<ApiKey>>, StoreError> {
         let digest = *digest;
-        self.read(|store| async move { store.find_by_digest(&digest).await }).await
+        // Whoever waits here has a place in the queue of those who ask for keys that are not in memory, which is bounded.
+        let place = Arc::clone(&self.lookups.free).acquire_owned().await;
+        let place = place.map_err(|_| StoreError::Overloaded)?;
+        self.read_in(place, |store| async move { store.find_by_digest(&digest).await }).await
     }
 
     async fn find_by_id(
@@ -83,7 +148,7 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         key_id: KeyId,
     ) -> Result<Read<Option<ApiKey>>, StoreError> {
         let organization_id = organization_id.clone();
-        self.read(|store| async move { store.find_by_id(&organization_id, key_id).await }).await
+        self.read(Urgency::Urgent, |store| async move { store.find_by_id(&organization_id, key_id).await }).await
     }
 
     async fn find_idempotency(
@@ -93,23 +158,31 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         key: &IdempotencyKey,
     ) -> Result<Option<StoredIdempotency>, StoreError> {
         let (organization_id, actor, key) = (organization_id.clone(), actor.clone(), key.clone());
-        self.read(|store| async move { store.find_idempotency(&organization_id, &actor, &key).await }).await
+        self.read(
+            Urgency::Ordinary,
+            |store| async move { store.find_idempotency(&organization_id, &actor, &key).await },
+        )
+        .await
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
         let query = query.clone();
-        self.read(|store| async move { store.page(&query).await }).await
+        self.read(Urgency::Ordinary, |store| async move { store.page(&query).await }).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Seq, CommitError> {
-        self.detach(|store| async move { store.commit(commit).await })
+        let urgency = match commit.change {
+            Change::Issue { .. } => Urgency::Ordinary,
+            Change::Revoke { .. } | Change::ConfirmRevoked { .. } => Urgency::Urgent,
+        };
+        self.detach(self.place(urgency)?, |store| async move { store.commit(commit).await })
             .await
             .unwrap_or_else(|error| Err(StoreError::OutcomeUnknown(ended(&error)).into()))
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<(), StoreError> {
         let uses = uses.to_vec();
-        self.read(|store| async move { store.record_uses(&uses).await }).await
+        self.read(Urgency::Urgent, |store| async move { store.record_uses(&uses).await }).await
     }
 
     fn distrust_connections(&self) {
@@ -117,7 +190,7 @@ impl<S: KeyStore> KeyStore for Detached<S> {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|store| async move { store.ping().await }).await
+        self.read(Urgency::Urgent, |store| async move { store.ping().await }).await
     }
 }
 
@@ -133,11 +206,79 @@ mod tests {
 
     use super::*;
 
+    const BUDGET: Budget = Budget { lookups: 2, calls: 8 };
+
+    /// Polls a call until the store has begun with it or it is answered, and goes away.
+    async fn abandon<T>(store: &InMemoryStore, kind: StoreCall, call: impl Future<Output = T>) -> Option<T> {
+        let before = store.calls(kind);
+        let mut call = Box::pin(call);
+        for _ in 0..200 {
+            tokio::select! {
+                biased;
+                answer = &mut call => return Some(answer),
+                () = yield_now() => {}
+            }
+            if store.calls(kind) > before {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    #[test]
+    fn abandoned_lookups_never_run_more_than_the_budget_at_once() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let store = InMemoryStore::new();
+        let detached = Detached::new(store.clone(), runtime.handle().clone(), BUDGET);
+        let key = fixtures::a_key(1);
+        runtime.block_on(async {
+            let held = store.hold(StoreCall::FindByDigest);
+            let organization_id = fixtures::an_organization();
+            let query = PageQuery { organization_id, key_type: None, after: None, limit: 1 };
+            for _ in 0..50 {
+                let answer = abandon(&store, StoreCall::FindByDigest, detached.find_by_digest(key.digest())).await;
+                assert!(answer.is_none(), "it waits, and is not refused");
+            }
+            assert_eq!(store.calls(StoreCall::FindByDigest), BUDGET.lookups);
+            assert!(detached.page(&query).await.is_ok(), "others have places of their own");
+            drop(held);
+            assert!(
+                detached.find_by_digest(key.digest()).await.is_ok(),
+                "and those of the abandoned ones are given back"
+            );
+        });
+    }
+
+    #[test]
+    fn abandoned_changes_are_bounded_and_leave_room_for_revocations() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let store = InMemoryStore::new();
+        let detached = Detached::new(store.clone(), runtime.handle().clone(), BUDGET);
+        runtime.block_on(async {
+            let held = store.hold(StoreCall::Commit);
+            let mut refused = 0;
+            for seed in 0..50 {
+                let issue = detached.commit(fixtures::issue(&fixtures::a_key(seed)));
+                if let Some(answer) = abandon(&store, StoreCall::Commit, issue).await {
+                    assert!(matches!(answer, Err(CommitError::Store(StoreError::Overloaded))), "{answer:?}");
+                    refused += 1;
+                }
+            }
+            assert_eq!((store.calls(StoreCall::Commit), refused), (BUDGET.calls, 50 - BUDGET.calls));
+            let found = detached.find_by_id(&fixtures::an_organization(), fixtures::a_key(1).id()).await;
+            assert!(found.is_ok(), "what a revocation begins with");
+            drop(held);
+            detached.idle().await;
+        });
+        assert_eq!(store.keys().len(), BUDGET.calls, "each was carried to its end");
+    }
+
     #[test]
     fn a_caller_that_goes_away_abandons_the_answer_and_not_the_call() {
         let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let store = InMemoryStore::new();
-        let detached = Detached::new(store.clone(), runtime.handle().clone());
+        let detached = Detached::new(store.clone(), runtime.handle().clone(), BUDGET);
         let key = fixtures::a_key(1);
         runtime.block_on(async {
             let held = store.hold(StoreCall::Commit);
@@ -160,14 +301,15 @@ mod tests {
     #[test]
     fn a_call_that_panics_is_a_defect_and_a_commit_that_does_has_an_unknown_outcome() {
         let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let detached = Detached::new(InMemoryStore::new(), runtime.handle().clone());
+        let detached = Detached::new(InMemoryStore::new(), runtime.handle().clone(), BUDGET);
         runtime.block_on(async {
-            let read: Result<(), _> = detached.read(|_| async { panic!("{}", "with a secret") }).await;
+            let read: Result<(), _> =
+                detached.read(Urgency::Ordinary, |_| async { panic!("{}", "with a secret") }).await;
             let Err(StoreError::Defect(source)) = read else { panic!("{read:?}") };
             assert_eq!(source.to_string(), "the store call panicked");
         });
         let ended = Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let detached = Detached::new(InMemoryStore::new(), ended.handle().clone());
+        let detached = Detached::new(InMemoryStore::new(), ended.handle().clone(), BUDGET);
         ended.shutdown_background();
         let commit = runtime.block_on(detached.commit(fixtures::issue(&fixtures::a_key(1))));
         assert!(matches!(commit, Err(CommitError::Store(StoreError::OutcomeUnknown(_)))), "{commit:?}");
