@@ -99,8 +99,7 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     /// 1024 connections, 512 of one peer, of 100 streams, 16 KiB of headers, 30 s keep-alive and 10 s for its answer, 10 s for headers,
-    /// 11 min idle,
-    /// 8 s to drain.
+    /// 11 min idle, 8 s to drain.
     ///
     /// A load balancer must close idle connections before the service does, or it sends requests into connections that are being
     /// closed. Google's keeps them for 600 s, AWS's for 60 s.
@@ -212,19 +211,26 @@ where
     let mut connections = JoinSet::new();
     let mut in_turn = workers.iter().cycle();
     let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            (stream, peer, opened, activity) = accept(&listener, &open) => {
-                let closing = closing.subscribe();
-                let connection = Connection { http: Arc::clone(&http), limits, closing, opened, activity };
-                let (tls, service) = (tls.clone(), service(PeerAddress(peer)));
-                match in_turn.next() {
-                    None => connections.spawn(connection.open(stream, tls, peer, service)),
-                    Some(worker) => connections.spawn_on(connection.move_and_open(stream, tls, peer, service), worker),
-                };
+    {
+        // Never dropped half-way: a connection that waits for room would be lost.
+        let mut accepting = std::pin::pin!(accept(&listener, &open));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => {}
+                (stream, peer, opened, activity) = &mut accepting => {
+                    accepting.set(accept(&listener, &open));
+                    let closing = closing.subscribe();
+                    let connection = Connection { http: Arc::clone(&http), limits, closing, opened, activity };
+                    let (tls, service) = (tls.clone(), service(PeerAddress(peer)));
+                    match in_turn.next() {
+                        None => connections.spawn(connection.open(stream, tls, peer, service)),
+                        Some(worker) => {
+                            connections.spawn_on(connection.move_and_open(stream, tls, peer, service), worker)
+                        }
+                    };
+                }
             }
         }
     }

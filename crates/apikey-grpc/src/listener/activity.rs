@@ -157,12 +157,14 @@ where
     }
 }
 
-/// Writes the date, and how long the connection stays open, where its protocol has no other way to tell (RFC 2068, section 19.7.1.1).
+/// Writes the date, and how long the connection stays open, where its protocol has no other way to tell (RFC 2068, section 19.7.1.1)
+/// and the answer does not close it.
 fn announce(headers: &mut HeaderMap, keep_alive: Option<Duration>) {
     if let Some(date) = date::now() {
         headers.insert(header::DATE, date);
     }
     if let Some(idle) = keep_alive
+        && !headers.contains_key(header::CONNECTION)
         && let Ok(value) = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
     {
         headers.insert(KEEP_ALIVE, value);

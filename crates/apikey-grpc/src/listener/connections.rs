@@ -4,7 +4,7 @@
 //! stream that waits for nothing. One with a call in flight stays.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -35,13 +35,28 @@ pub(super) struct Connections {
     gauge: Gauge,
 }
 
+/// Of so many connections one is noted as quiet when all are looked at, so that a flood of new ones has each look at so many.
+const LOOKED_AT: usize = 64;
+
 #[derive(Default)]
 struct State {
     next: u64,
     /// In the order in which they were opened.
     open: BTreeMap<u64, Entry>,
+    of_peers: HashMap<IpAddr, Peer>,
+    quiet: Quiet,
     said: Option<Instant>,
 }
+
+/// The connections of one peer.
+#[derive(Default)]
+struct Peer {
+    open: usize,
+    quiet: Quiet,
+}
+
+/// The connections that were quietest when they were last looked at, with the beginning of their last calls then: the quietest first.
+type Quiet = VecDeque<(Instant, u64)>;
 
 struct Entry {
     peer: IpAddr,
@@ -51,17 +66,43 @@ struct Entry {
 
 impl State {
     /// Which connection makes room: of one peer's, or of all.
-    fn quietest(&self, of: Option<IpAddr>, now: Instant) -> Option<u64> {
-        let candidates = self.open.iter().filter(|(_, entry)| of.is_none_or(|peer| peer == entry.peer));
-        let idle = candidates.filter(|(_, entry)| !entry.activity.is_busy(now));
-        idle.min_by_key(|(number, entry)| (entry.activity.last_call(), **number)).map(|(number, _)| *number)
+    fn quietest(&mut self, of: Option<IpAddr>, now: Instant) -> Option<u64> {
+        let Self { open, of_peers, quiet, .. } = self;
+        let quiet = match of {
+            Some(peer) => &mut of_peers.get_mut(&peer)?.quiet,
+            None => quiet,
+        };
+        let is_quiet = |entry: &Entry| !entry.activity.is_busy(now);
+        while let Some((last_call, number)) = quiet.pop_front() {
+            if open.get(&number).is_some_and(|entry| is_quiet(entry) && entry.activity.last_call() == last_call) {
+                return Some(number);
+            }
+        }
+        let candidates = open.iter().filter(|(_, entry)| of.is_none_or(|peer| peer == entry.peer) && is_quiet(entry));
+        let mut found: Vec<_> = candidates.map(|(number, entry)| (entry.activity.last_call(), *number)).collect();
+        let noted = found.len().div_ceil(LOOKED_AT);
+        found.sort_unstable();
+        found.truncate(noted);
+        *quiet = found.into();
+        quiet.pop_front().map(|(_, number)| number)
     }
 
     /// Ends that connection. Its place is free at once.
     fn end(&mut self, number: u64) {
-        if let Some(entry) = self.open.remove(&number) {
+        if let Some(entry) = self.remove(number) {
             entry.makes_room.notify_one();
         }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.open.remove(&number)?;
+        if let Some(peer) = self.of_peers.get_mut(&entry.peer) {
+            peer.open -= 1;
+            if peer.open == 0 {
+                self.of_peers.remove(&entry.peer);
+            }
+        }
+        Some(entry)
     }
 
     /// Says so, seldom.
@@ -95,8 +136,7 @@ impl Connections {
             {
                 let now = Instant::now();
                 let mut state = self.lock();
-                let of_peer = state.open.values().filter(|entry| entry.peer == peer).count();
-                if of_peer >= self.per_peer {
+                if state.of_peers.get(&peer).is_some_and(|of_peer| of_peer.open >= self.per_peer) {
                     state.complain(now, peer, self.per_peer);
                     let quietest = state.quietest(Some(peer), now)?;
                     state.end(quietest);
@@ -119,6 +159,7 @@ impl Connections {
     fn enter(self: &Arc<Self>, state: &mut State, peer: IpAddr, activity: Activity) -> Opened {
         let (number, makes_room) = (state.next, Arc::new(Notify::new()));
         state.next += 1;
+        state.of_peers.entry(peer).or_default().open += 1;
         state.open.insert(number, Entry { peer, activity, makes_room: Arc::clone(&makes_room) });
         self.gauge.set(u32::try_from(state.open.len()).unwrap_or(u32::MAX));
         Opened { connections: Arc::clone(self), number, makes_room }
@@ -146,9 +187,65 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         let mut state = self.connections.lock();
-        state.open.remove(&self.number);
+        state.remove(self.number);
         self.connections.gauge.set(u32::try_from(state.open.len()).unwrap_or(u32::MAX));
         drop(state);
         self.connections.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const PEER: u8 = 1;
+    const ANOTHER: u8 = 2;
+
+    async fn open(connections: &Arc<Connections>, peer: u8, opened: &mut Vec<Opened>) {
+        let peer = PeerAddress(SocketAddr::from((Ipv4Addr::new(192, 0, 2, peer), 1)));
+        opened.push(connections.open(peer, &Activity::new()).await.unwrap());
+    }
+
+    /// Which of them were told to make room since they were last asked.
+    fn told(opened: &[Opened]) -> Vec<u64> {
+        let told = opened.iter().filter(|one| one.makes_room().now_or_never().is_some());
+        told.map(|one| one.number).collect()
+    }
+
+    #[tokio::test]
+    async fn the_quietest_make_room_in_their_order_of_one_peer_and_of_all() {
+        let connections = Connections::new("of a test", 300, 200);
+        let mut opened = Vec::new();
+        for _ in 0..200 {
+            open(&connections, PEER, &mut opened).await;
+        }
+        assert!(told(&opened).is_empty());
+        for number in 0..10 {
+            open(&connections, PEER, &mut opened).await;
+            assert_eq!(told(&opened), [number], "a peer that has its share");
+        }
+        for _ in 0..100 {
+            open(&connections, ANOTHER, &mut opened).await;
+        }
+        assert!(told(&opened).is_empty());
+        for number in 10..30 {
+            open(&connections, ANOTHER, &mut opened).await;
+            assert_eq!(told(&opened), [number], "there are as many as there may be");
+        }
+        // Those that have ended need make no room, and whoever had made room for them is not asked twice.
+        opened.drain(..40);
+        for _ in 0..10 {
+            open(&connections, PEER, &mut opened).await;
+        }
+        assert!(told(&opened).is_empty());
+        open(&connections, PEER, &mut opened).await;
+        assert_eq!(told(&opened), [40]);
+        drop(opened);
+        let state = connections.lock();
+        assert!(state.open.is_empty() && state.of_peers.is_empty());
     }
 }

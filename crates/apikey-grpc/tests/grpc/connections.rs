@@ -298,6 +298,29 @@ async fn a_connection_above_the_cap_waits_while_each_other_has_a_call_in_flight(
 }
 
 #[tokio::test]
+async fn a_connection_that_waits_for_room_is_served_once_another_ends() {
+    let running = with_connections(ConnectionLimits { connections: 1, ..ConnectionLimits::default() }).await;
+    let (manager, _) = running.manager(1);
+    for number in 1..=10 {
+        let first = running.public.wire().await;
+        let held = running.store.hold(StoreCall::Page);
+        let calling = {
+            let manager = manager.clone();
+            tokio::spawn(async move { list(&first, &manager).await })
+        };
+        while running.store.calls(StoreCall::Page) < 2 * number - 1 {
+            tokio::task::yield_now().await;
+        }
+        let second = running.public.wire().await;
+        // It is accepted and waits, and then the first one breaks off.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        calling.abort();
+        drop(held);
+        assert_eq!(list(&second, &manager).await, Code::Ok, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn at_the_cap_the_connection_makes_room_that_has_been_without_a_call_for_longest() {
     let running = with_connections(ConnectionLimits { connections: 3, ..ConnectionLimits::default() }).await;
     let (manager, _) = running.manager(1);
