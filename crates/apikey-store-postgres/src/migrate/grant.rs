@@ -12,7 +12,8 @@ use super::MigrateError;
 use crate::Schema;
 
 /// The rights on each table, as GRANT writes them. Columns that are not among those of UPDATE never change once a row is there.
-/// Locking a row needs the right to update one of its columns.
+/// Locking a row needs the right to update one of its columns. The contract's tests run in the name of a role that has these alone, so
+/// that a statement which needs more shows.
 const RIGHTS: [(&str, &str); 7] = [
     ("__diesel_schema_migrations", "SELECT"),
     ("api_keys", "SELECT, INSERT, UPDATE (revoked_at, revision, narrowed_seq, last_used_at)"),

@@ -100,7 +100,7 @@ const READ: &str = "WITH there AS ( \
          ARRAY(SELECT name FROM there WHERE name = ANY ($2) ORDER BY name) AS tables, \
          EXISTS (SELECT FROM there WHERE name = '__diesel_schema_migrations') AS migrated, \
          (SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-          WHERE c.oid = pg_catalog.to_regclass($3) AND c.relpersistence <> 't') AS found";
+          WHERE c.oid = pg_catalog.to_regclass($3)::oid AND c.relpersistence <> 't') AS found";
 
 const VERSIONS: &str = "SELECT version::text AS version FROM $schema.__diesel_schema_migrations ORDER BY version";
 
