@@ -1,11 +1,12 @@
 //! Who is calling: one credential becomes one principal.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use apikey_domain::{Actor, KeyTypes, PermissionSet, Principal, RejectionReason};
 
 use crate::{
-    ErrorKind, Verification, VerificationRequest, VerifyApiKey, VerifyError,
+    Attempts, ErrorKind, Verification, VerificationRequest, VerifyApiKey, VerifyError,
+    fence::Monotonic,
     ports::{Clock, KeyStore, StoreError, TokenAuthenticator, TokenError},
 };
 
@@ -27,6 +28,9 @@ pub enum AuthenticationError {
         /// Why.
         reason: &'static str,
     },
+    /// Too many attempts from the same peer have failed: the store is not asked about another key.
+    #[error("too many attempts from the same peer have failed")]
+    TooManyFailures,
     /// It cannot be told whether it is valid: the store failed.
     #[error(transparent)]
     Store(Arc<StoreError>),
@@ -41,6 +45,7 @@ impl AuthenticationError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Unauthenticated,
+            Self::TooManyFailures => ErrorKind::ResourceExhausted,
             Self::Store(error) => ErrorKind::from(&**error),
             Self::IssuerUnavailable(_) => ErrorKind::Unavailable,
         }
@@ -52,12 +57,36 @@ impl AuthenticationError {
 pub struct Authenticator<S, C, T> {
     keys: Arc<VerifyApiKey<S, C>>,
     tokens: T,
+    attempts: Attempts,
+}
+
+/// An attempt to authenticate by a key. It counts as failed unless something else is said of it, also where whoever made it went away
+/// while the store was at work.
+struct Attempt<'a> {
+    attempts: &'a Attempts,
+    peer: Option<IpAddr>,
+    clock: &'a (dyn Fn() -> Monotonic + Sync),
+    counts: bool,
+}
+
+impl Attempt<'_> {
+    fn does_not_count(mut self) {
+        self.counts = false;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.counts {
+            self.attempts.failed(self.peer, (self.clock)());
+        }
+    }
 }
 
 impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
-    /// Authentication by these keys and tokens.
-    pub fn new(keys: Arc<VerifyApiKey<S, C>>, tokens: T) -> Self {
-        Self { keys, tokens }
+    /// Authentication by these keys and tokens, with so many attempts by keys that fail.
+    pub fn new(keys: Arc<VerifyApiKey<S, C>>, tokens: T, attempts: Attempts) -> Self {
+        Self { keys, tokens, attempts }
     }
 
     /// Refuses what cannot be a credential whatever is stored, at once and without any I/O: a key with a wrong checksum, say.
@@ -75,14 +104,19 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
         }
     }
 
-    /// Says who presents that credential.
+    /// Says who presents that credential, from that peer: its address, or of IPv6 its network's.
     ///
     /// # Errors
-    /// [`AuthenticationError`]; an outage is never answered as a rejection.
-    pub async fn authenticate(&self, credential: Credential<'_>) -> Result<Principal, AuthenticationError> {
+    /// [`AuthenticationError`]; an outage is never answered as a rejection. A key that is in memory and valid is never
+    /// [`AuthenticationError::TooManyFailures`].
+    pub async fn authenticate(
+        &self,
+        credential: Credential<'_>,
+        peer: Option<IpAddr>,
+    ) -> Result<Principal, AuthenticationError> {
         match credential {
-            Credential::ApiKey(raw_key) => self.authenticate_key(raw_key).await,
-            Credential::Bearer(text) if self.keys.format().claims(text) => self.authenticate_key(text).await,
+            Credential::ApiKey(raw_key) => self.authenticate_key(raw_key, peer).await,
+            Credential::Bearer(text) if self.keys.format().claims(text) => self.authenticate_key(text, peer).await,
             Credential::Bearer(token) => self.tokens.authenticate(token).await.map_err(|error| match error {
                 TokenError::Rejected(reason) => AuthenticationError::Rejected { reason },
                 TokenError::Unavailable(source) => AuthenticationError::IssuerUnavailable(source),
@@ -90,23 +124,41 @@ impl<S: KeyStore, C: Clock, T: TokenAuthenticator> Authenticator<S, C, T> {
         }
     }
 
-    async fn authenticate_key(&self, raw_key: &str) -> Result<Principal, AuthenticationError> {
+    async fn authenticate_key(&self, raw_key: &str, peer: Option<IpAddr>) -> Result<Principal, AuthenticationError> {
         let request = VerificationRequest {
             raw_key,
             required_permissions: PermissionSet::empty(),
             key_types: KeyTypes::default(),
             strict: false,
         };
-        match self.keys.verify(request).await {
-            Ok(Verification::Valid(key)) => Ok(Principal {
-                organization_id: key.organization_id().clone(),
-                permissions: key.permissions().clone(),
-                actor: Actor::api_key(key.id()),
-            }),
+        let clock = || self.keys.monotonic();
+        let may_read = self.attempts.may_read(peer, clock());
+        let attempt = Attempt { attempts: &self.attempts, peer, clock: &clock, counts: may_read };
+        let verified = self.keys.verify_by(request, may_read).await;
+        match verified {
+            Ok(Verification::Valid(key)) => {
+                attempt.does_not_count();
+                Ok(Principal {
+                    organization_id: key.organization_id().clone(),
+                    permissions: key.permissions().clone(),
+                    actor: Actor::api_key(key.id()),
+                })
+            }
+            Ok(Verification::Rejected { reason: RejectionReason::Malformed, .. }) => {
+                attempt.does_not_count();
+                Err(AuthenticationError::Rejected { reason: rejection_text(RejectionReason::Malformed) })
+            }
+            // The same for an unknown key and for one in memory, which nobody shall be able to tell apart.
+            Ok(Verification::Rejected { .. }) | Err(VerifyError::Store(_)) if !may_read => {
+                Err(AuthenticationError::TooManyFailures)
+            }
             Ok(Verification::Rejected { reason, .. }) => {
                 Err(AuthenticationError::Rejected { reason: rejection_text(reason) })
             }
-            Err(VerifyError::Store(error)) => Err(AuthenticationError::Store(error)),
+            Err(VerifyError::Store(error)) => {
+                attempt.does_not_count();
+                Err(AuthenticationError::Store(error))
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub use cached_key::CachedKey;
+pub use published::Asker;
 pub(crate) use published::Published;
 
 use cached_key::Pool;
@@ -36,9 +37,12 @@ const SHARDS: usize = 64;
 pub struct CacheLimits {
     /// The most memory for keys, in bytes. A key takes about 150 of them.
     pub bytes: usize,
-    /// How many reads of the store may run at once for keys that are not in memory; at least 1. At most half of the store's
-    /// connections, so that whoever asks for unknown keys leaves the other half to everybody else.
+    /// How many reads of the store may run at once for keys that services verify and that are not in memory; at least 1. Together
+    /// with the next at most half of the store's connections, so that misses leave the other half to everybody else.
     pub reads: usize,
+    /// The same for keys by which strangers want to call; at least 1, and the smaller one: whatever strangers present, services'
+    /// keys are read.
+    pub reads_for_strangers: usize,
 }
 
 /// A record that was found in memory.
@@ -136,12 +140,12 @@ impl KeyCache {
         self.published.renewal_failed(begun);
     }
 
-    /// Ready when a request waits for a renewal that begins after now.
+    /// Ready when a request waits for a renewal that begins after now. Says who made it; where both did, first the trusted.
     ///
     /// # Cancel safety
     /// A call that is dropped loses no wish.
-    pub async fn asked(&self) {
-        self.published.asked().await;
+    pub async fn asked(&self) -> Asker {
+        self.published.asked().await
     }
 
     /// When the lease ends.
@@ -250,7 +254,7 @@ mod tests {
         Read { value: Some(cache.record(&a_record(number))), seq }
     }
 
-    const LIMITS: CacheLimits = CacheLimits { bytes: 1 << 20, reads: 1 };
+    const LIMITS: CacheLimits = CacheLimits { bytes: 1 << 20, reads: 1, reads_for_strangers: 1 };
     const NOW: Monotonic = Monotonic::ZERO;
 
     #[test]

@@ -37,6 +37,10 @@ pub use verification::{Admitted, Arrival, Ruling, Waiter, may_cache};
 /// Renewals that waiting requests ask for begin at least this far apart, so that a crowd of them shares one.
 const ASKED_APART: Duration = Duration::from_millis(10);
 
+/// Renewals that strangers ask for begin at least this far apart from any other: each is a write on the primary, and anybody can make
+/// up a key. Less than a refusal takes at least (`REFUSAL` in `apikey-grpc`), so that an unknown key cannot be told from a revoked one.
+const STRANGERS_APART: Duration = Duration::from_millis(250);
+
 /// After a failure the next attempt begins this much later, unless a waiting request asks for it sooner.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -119,6 +123,10 @@ pub struct Fence {
     /// When the next statement should begin, if none is in flight.
     due: Monotonic,
     last_begun: Monotonic,
+    /// Hints are followed from then on.
+    hints_from: Monotonic,
+    /// The latest renewal brought revocations, so that the next is their acknowledgement.
+    acknowledges: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,6 +157,8 @@ impl Fence {
             phase: Phase::Out { joining: None },
             due: Monotonic::ZERO,
             last_begun: Monotonic::ZERO,
+            hints_from: Monotonic::ZERO,
+            acknowledges: false,
         }
     }
 
@@ -168,9 +178,15 @@ impl Fence {
         self.due = self.due.min(self.last_begun + ASKED_APART);
     }
 
-    /// There may be a new revocation.
+    /// The same for somebody who is not known: it waits longer where others do not ask.
+    pub fn asked_by_stranger(&mut self) {
+        self.due = self.due.min(self.last_begun + STRANGERS_APART);
+    }
+
+    /// There may be a new revocation. Anybody in the database can say so: after a renewal that brought none, the next hint is
+    /// followed 10 ms after it had begun.
     pub fn hinted(&mut self, now: Monotonic) {
-        self.due = self.due.min(now);
+        self.due = self.due.min(now.max(self.hints_from));
     }
 
     /// Time has passed. Gives up a statement that was not answered in time, and begins the next one when it is due. `now` is
@@ -231,6 +247,10 @@ impl Fence {
         }
         self.phase = Phase::In { replica, applied: head, renewal: None };
         let mut effects = Vec::with_capacity(4);
+        let acknowledged = std::mem::replace(&mut self.acknowledges, head.number > applied.number);
+        if !acknowledged && !self.acknowledges {
+            self.hints_from = begun + ASKED_APART;
+        }
         if head.number > applied.number {
             effects.extend([Effect::RaiseApplied(head), Effect::Evict(revoked)]);
             // At once again: that renewal is the acknowledgement.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use event_listener::EventListener;
 
 use crate::{
-    cache::{KeyCache, Published},
+    cache::{Asker, KeyCache, Published},
     fence::{Admitted, Arrival, Monotonic, Ruling, Waiter},
     ports::{Clock, Seq, StoreError},
 };
@@ -14,11 +14,13 @@ use crate::{
 pub(crate) struct Freshness<C> {
     cache: Arc<KeyCache>,
     clock: Arc<C>,
+    asker: Asker,
 }
 
 impl<C: Clock> Freshness<C> {
-    pub(crate) const fn new(cache: Arc<KeyCache>, clock: Arc<C>) -> Self {
-        Self { cache, clock }
+    /// For questions of that asker.
+    pub(crate) const fn new(cache: Arc<KeyCache>, clock: Arc<C>, asker: Asker) -> Self {
+        Self { cache, clock, asker }
     }
 
     pub(crate) fn published(&self) -> &Published {
@@ -36,12 +38,14 @@ impl<C: Clock> Freshness<C> {
             let changed = published.listen();
             match arrival.admit(published.lease(), published.deadline(), self.now()) {
                 Ok(admitted) => return Ok(admitted),
-                Err(_) => self.await_change(arrival, changed).await?,
+                // Without a lease nobody can be told from a stranger.
+                Err(_) => self.await_change(arrival, changed, Asker::Trusted).await?,
             }
         }
     }
 
-    /// Judges a read that began at `begun` and found something, or not; waits for the renewal that absence asks for.
+    /// Judges a read that began at `begun` and found something, or not; waits for the renewal that absence asks for, or for one
+    /// that others ask for.
     pub(crate) async fn judge(
         &self,
         arrival: Arrival,
@@ -59,19 +63,19 @@ impl<C: Clock> Freshness<C> {
             // In this order.
             let (deadline, applied) = (published.deadline(), published.applied());
             match waiter.judge_absence(read, begun, published.lease(), deadline, applied) {
-                Ruling::AwaitRenewal => self.await_change(arrival, changed).await?,
+                Ruling::AwaitRenewal => self.await_change(arrival, changed, self.asker).await?,
                 ruling => return Ok(ruling),
             }
         }
     }
 
     /// Asks for a renewal, and waits until something was published since `changed` began to listen.
-    async fn await_change(&self, arrival: Arrival, changed: EventListener) -> Result<(), StoreError> {
+    async fn await_change(&self, arrival: Arrival, changed: EventListener, asker: Asker) -> Result<(), StoreError> {
         if self.published().has_failed_since(arrival.at()) {
             let source = "no lease could be had from it since the request arrived".into();
             return Err(StoreError::Unavailable(source));
         }
-        self.published().ask();
+        self.published().ask(asker);
         changed.await;
         Ok(())
     }

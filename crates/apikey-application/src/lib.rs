@@ -14,7 +14,9 @@
 
 #![deny(missing_docs)]
 
+mod attempts;
 mod authenticate;
+mod buckets;
 mod cache;
 mod caller;
 mod error;
@@ -32,8 +34,9 @@ mod revoke;
 mod usage;
 mod verify;
 
+pub use attempts::Attempts;
 pub use authenticate::{AuthenticationError, Authenticator, Credential};
-pub use cache::{CacheLimits, CacheStatistics, CachedKey, KeyCache};
+pub use cache::{Asker, CacheLimits, CacheStatistics, CachedKey, KeyCache};
 pub use caller::{Caller, Policy};
 pub use error::{Checked, ErrorKind, FieldViolation};
 pub use idempotency::{Idempotency, IdempotencyKey, IdempotencyKeyError, RequestDigest};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use apikey_domain::KeyDigest;
 
 use crate::{
-    cache::{CachedKey, KeyCache},
+    cache::{Asker, CachedKey, KeyCache},
     fence::{Arrival, Monotonic, Ruling, may_cache},
     flights::{Flights, Landed},
     freshness::Freshness,
@@ -33,16 +33,26 @@ pub(crate) struct Lookup<S, C> {
 }
 
 impl<S: KeyStore, C: Clock> Lookup<S, C> {
-    pub(crate) fn new(store: Arc<S>, clock: Arc<C>, cache: Arc<KeyCache>) -> Self {
-        let flights = Flights::new(cache.limits().reads);
-        Self { store, freshness: Freshness::new(Arc::clone(&cache), clock), cache, flights }
+    /// Each asker has a budget of its own for what is not in memory.
+    pub(crate) fn new(store: Arc<S>, clock: Arc<C>, cache: Arc<KeyCache>, asker: Asker) -> Self {
+        let flights = Flights::new(match asker {
+            Asker::Trusted => cache.limits().reads,
+            Asker::Stranger => cache.limits().reads_for_strangers,
+        });
+        Self { store, freshness: Freshness::new(Arc::clone(&cache), clock, asker), cache, flights }
     }
 
-    /// Finds a key for a request that has been read by now. `strict` asks for a proof of freshness that begins after now.
+    /// Finds a key for a request that has been read by now. `strict` asks for a proof of freshness that begins after now. Without
+    /// `may_read` only memory is asked.
     ///
     /// # Errors
-    /// Whatever keeps it from being told.
-    pub(crate) async fn find(&self, digest: &KeyDigest, strict: bool) -> Result<Found, Arc<StoreError>> {
+    /// Whatever keeps it from being told; [`StoreError::Overloaded`] where it may not be read and is not in memory.
+    pub(crate) async fn find(
+        &self,
+        digest: &KeyDigest,
+        strict: bool,
+        may_read: bool,
+    ) -> Result<Found, Arc<StoreError>> {
         let now = self.freshness.now();
         let arrival = Arrival::new(now, strict);
         let published = self.freshness.published();
@@ -54,6 +64,9 @@ impl<S: KeyStore, C: Clock> Lookup<S, C> {
             }
             Box::pin(self.read_again(digest)).await;
             return Ok(Found { key: Some(hit.key), at: self.freshness.now() });
+        }
+        if !may_read {
+            return Err(Arc::new(StoreError::Overloaded));
         }
         // In a box, so that what is found in memory does not carry the room for all this.
         let key = Box::pin(self.find_slowly(digest, arrival)).await?;

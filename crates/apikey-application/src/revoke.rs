@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
 
 use crate::{
-    Caller, ErrorKind, FieldViolation, KeyCache, Policy,
+    Asker, Caller, ErrorKind, FieldViolation, KeyCache, Policy,
     error::Checked,
     fence::{Arrival, Monotonic, Ruling, may_cache},
     freshness::Freshness,
@@ -72,7 +72,7 @@ pub struct RevokeApiKey<S, C, R> {
 impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
     /// Revokes keys under that policy. The cache is the one that verifications are answered from.
     pub fn new(store: Arc<S>, cache: Arc<KeyCache>, confirmations: Arc<R>, clock: Arc<C>, policy: Policy) -> Self {
-        let freshness = Freshness::new(cache, Arc::clone(&clock));
+        let freshness = Freshness::new(cache, Arc::clone(&clock), Asker::Trusted);
         Self { store, confirmations, clock, freshness, policy }
     }
 

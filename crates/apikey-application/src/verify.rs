@@ -5,7 +5,8 @@ use std::sync::Arc;
 use apikey_domain::{KeyFormat, KeyId, KeyTypes, PermissionSet, RejectionReason, Verdict};
 
 use crate::{
-    CachedKey, ErrorKind, KeyCache, UsageLog,
+    Asker, CachedKey, ErrorKind, KeyCache, UsageLog,
+    fence::Monotonic,
     lookup::{Found, Lookup},
     ports::{Clock, KeyStore, StoreError},
 };
@@ -64,9 +65,17 @@ pub struct VerifyApiKey<S, C> {
 }
 
 impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
-    /// Verification of keys of that format, out of that cache where the fence allows it.
-    pub fn new(store: Arc<S>, cache: Arc<KeyCache>, clock: Arc<C>, usage: Arc<UsageLog>, format: KeyFormat) -> Self {
-        Self { keys: Lookup::new(store, Arc::clone(&clock), cache), clock, usage, format: format.prepared() }
+    /// Verification of keys of that format, out of that cache where the fence allows it. Whoever asks has the cache's budget of
+    /// reads for itself.
+    pub fn new(
+        store: Arc<S>,
+        cache: Arc<KeyCache>,
+        clock: Arc<C>,
+        usage: Arc<UsageLog>,
+        format: KeyFormat,
+        asker: Asker,
+    ) -> Self {
+        Self { keys: Lookup::new(store, Arc::clone(&clock), cache, asker), clock, usage, format: format.prepared() }
     }
 
     /// Says whether the key is accepted. Garbage ends at the parser, before any I/O. To be called once the request has been read,
@@ -75,11 +84,20 @@ impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
     /// # Errors
     /// [`VerifyError`] where it cannot be told.
     pub async fn verify(&self, request: VerificationRequest<'_>) -> Result<Verification, VerifyError> {
+        self.verify_by(request, true).await
+    }
+
+    /// As [`VerifyApiKey::verify`]; without `may_read`, keys that are not in memory are [`StoreError::Overloaded`].
+    pub(crate) async fn verify_by(
+        &self,
+        request: VerificationRequest<'_>,
+        may_read: bool,
+    ) -> Result<Verification, VerifyError> {
         let VerificationRequest { raw_key, required_permissions, key_types, strict } = request;
         let Ok(presented) = self.format.parse(raw_key) else {
             return Ok(Verification::Rejected { reason: RejectionReason::Malformed, key_id: None });
         };
-        let Found { key, at } = self.keys.find(&presented.digest(), strict).await?;
+        let Found { key, at } = self.keys.find(&presented.digest(), strict, may_read).await?;
         let Some(key) = key else {
             return Ok(Verification::Rejected { reason: RejectionReason::Unknown, key_id: None });
         };
@@ -91,6 +109,11 @@ impl<S: KeyStore, C: Clock> VerifyApiKey<S, C> {
             }
             Verdict::Rejected(reason) => Ok(Verification::Rejected { reason, key_id: Some(key.id()) }),
         }
+    }
+
+    /// This machine's monotonic time.
+    pub(crate) fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
     }
 
     /// The format of the keys that are verified.

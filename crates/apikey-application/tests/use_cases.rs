@@ -12,6 +12,8 @@ mod list;
 mod memory;
 #[path = "use_cases/revoke.rs"]
 mod revoke;
+#[path = "use_cases/strangers.rs"]
+mod strangers;
 #[path = "use_cases/usage.rs"]
 mod usage;
 #[path = "use_cases/verify.rs"]

@@ -4,18 +4,21 @@
 
 use std::{
     convert::Infallible,
+    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use apikey_application::{
-    Authenticator, Caller, Credential,
+    AuthenticationError, Authenticator, Caller, Credential,
     ports::{Clock, KeyStore, TokenAuthenticator},
 };
 use apikey_domain::Origin;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use http_body_util::{BodyExt as _, Full};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
@@ -23,27 +26,36 @@ use crate::{
     call::{Answer, MAX_MESSAGE_SIZE, request_id},
     credential::{self, X_API_KEY},
     gzip,
-    listener::PeerAddress,
+    listener::{PeerAddress, network},
     places::{Entrance, Place},
     status::Failure,
 };
+
+/// How long it takes at least to refuse a credential that is not valid, whatever is wrong with it: longer than it takes to be certain
+/// that a key is unknown, which a revoked one in memory is not kept waiting for.
+const REFUSAL: Duration = Duration::from_millis(400);
+
+/// By how much refusals differ, at random, so that what is left of the difference cannot be measured either.
+const JITTER: Duration = Duration::from_millis(100);
 
 /// A service that is called by whoever presents one valid credential, and learns who that is: a [`Caller`] among the request's
 /// extensions. `A` is an [`Authenticator`].
 pub(crate) struct Guarded<S, A> {
     service: S,
     authenticator: Arc<A>,
+    jitter: RandomState,
 }
 
 impl<S, A> Guarded<S, A> {
     pub(crate) fn new(service: S, authenticator: A) -> Self {
-        Self { service, authenticator: Arc::new(authenticator) }
+        Self { service, authenticator: Arc::new(authenticator), jitter: RandomState::new() }
     }
 }
 
 impl<S: Clone, A> Clone for Guarded<S, A> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), authenticator: Arc::clone(&self.authenticator) }
+        let Self { service, authenticator, jitter } = self;
+        Self { service: service.clone(), authenticator: Arc::clone(authenticator), jitter: jitter.clone() }
     }
 }
 
@@ -67,10 +79,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { service, authenticator } = self.clone();
+        let Self { service, authenticator, jitter } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let admitted = admit(&authenticator, &mut head, body).await;
+            let admitted = admit(&authenticator, &mut head, body, &jitter).await;
             forget_credentials(&mut head.headers);
             match admitted {
                 Ok((message, place)) => {
@@ -133,6 +145,7 @@ async fn admit<K, C, T>(
     authenticator: &Authenticator<K, C, T>,
     head: &mut Parts,
     body: Body,
+    jitter: &RandomState,
 ) -> Result<(Bytes, Place), Status>
 where
     K: KeyStore,
@@ -147,12 +160,30 @@ where
     let message = entrance.read(body).await?;
     let peer = head.extensions.get::<PeerAddress>().copied();
     let mut place = entrance.enter(peer).map_err(refused)?;
-    let principal = authenticator.authenticate(credential).await.map_err(Failure::from).map_err(refused)?;
+    let asked_at = Instant::now();
+    let authenticated = authenticator.authenticate(credential, peer.map(network)).await;
+    let principal = match authenticated {
+        Ok(principal) => principal,
+        Err(error) => {
+            // Others are served meanwhile.
+            drop(place);
+            if matches!(error, AuthenticationError::Rejected { .. }) {
+                sleep_until(asked_at + REFUSAL + drawn(jitter)).await;
+            }
+            return Err(refused(error.into()));
+        }
+    };
     place.belongs_to(&principal.organization_id).map_err(refused)?;
     let origin = Origin { address: peer.as_ref().map(ToString::to_string), request_id: Some(request_id().to_string()) };
     head.extensions.insert(Caller { principal, origin });
     let message = gzip::message(&head.headers, message, MAX_MESSAGE_SIZE)?;
     Ok((message, place))
+}
+
+/// Some time below [`JITTER`], for this call. Its id is known to the caller, and how it is hashed is not.
+fn drawn(jitter: &RandomState) -> Duration {
+    let below = u64::try_from(JITTER.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(jitter.hash_one(request_id().as_str()) % below)
 }
 
 /// The bearer token of the verification listener, kept as a digest.
@@ -192,3 +223,6 @@ impl AccessToken {
         self.0 == blake3::hash(presented.as_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests;

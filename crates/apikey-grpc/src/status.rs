@@ -291,6 +291,10 @@ impl From<AuthenticationError> for Failure {
     fn from(error: AuthenticationError) -> Self {
         match error {
             AuthenticationError::Rejected { reason } => Self::unauthenticated(reason),
+            AuthenticationError::TooManyFailures => {
+                let message = "too many attempts to authenticate from this address have failed; try again later";
+                Self::of(error.kind(), "TOO_MANY_FAILED_ATTEMPTS", message).retryable()
+            }
             AuthenticationError::Store(error) => Self::of_store(error),
             AuthenticationError::IssuerUnavailable(_) => {
                 let message = "the credential's issuer cannot be reached";

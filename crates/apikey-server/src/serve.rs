@@ -11,8 +11,8 @@ use std::{convert::Infallible, fs, net::SocketAddr, path::Path, sync::Arc, time:
 
 use anyhow::Context as _;
 use apikey_application::{
-    Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, OneProcess, Policy, RevokeApiKey,
-    UsageLog, VerifyApiKey,
+    Asker, Attempts, Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, OneProcess, Policy,
+    RevokeApiKey, UsageLog, VerifyApiKey,
     fence::Lease,
     ports::{Clock, Confirmations, Entropy as _, KeyStore},
 };
@@ -60,6 +60,10 @@ const CALL: Duration = Duration::from_secs(5);
 const CONFIRMATION_GRACE: Duration = Duration::from_secs(1);
 /// How many reads SQLite carries out at once for keys that are not in memory: its connections stay free for others.
 const SQLITE_READS: usize = 2;
+const SQLITE_READS_FOR_STRANGERS: usize = 1;
+/// Which part of the connections to PostgreSQL may be busy with such reads: for strangers an eighth, in all a half.
+const PART_FOR_STRANGERS: usize = 8;
+const PART_FOR_MISSES: usize = 2;
 /// Calls that may run on SQLite or wait for it: with the places of calls this is no limit that is met before theirs.
 const SQLITE_CALLS: usize = 1_024;
 /// Calls that may run on PostgreSQL or wait for a connection, for each connection of the pool. A call takes about a millisecond.
@@ -99,8 +103,12 @@ async fn pick(
                 Ok((store, is_new))
             })
             .await?;
-            let limits = CacheLimits { bytes: settings.cache_bytes, reads: SQLITE_READS };
-            let budget = Budget { lookups: limits.reads, calls: SQLITE_CALLS };
+            let limits = CacheLimits {
+                bytes: settings.cache_bytes,
+                reads: SQLITE_READS,
+                reads_for_strangers: SQLITE_READS_FOR_STRANGERS,
+            };
+            let budget = Budget { lookups: limits.reads, strangers: limits.reads_for_strangers, calls: SQLITE_CALLS };
             let cache = Arc::new(KeyCache::of_one_process(limits));
             // The commit and what follows from it in memory are one call, which nobody drops half-way.
             let sole = OneProcess::new(decorate.store(store.clone()), Arc::clone(&cache));
@@ -127,9 +135,14 @@ async fn pick(
                     return Ok(());
                 }
             };
-            let limits = CacheLimits { bytes: settings.cache_bytes, reads: connections / 2 };
+            let reads_for_strangers = (connections / PART_FOR_STRANGERS).max(1);
+            let limits = CacheLimits {
+                bytes: settings.cache_bytes,
+                reads: (connections / PART_FOR_MISSES).saturating_sub(reads_for_strangers).max(1),
+                reads_for_strangers,
+            };
             let calls = connections.saturating_mul(CALLS_PER_CONNECTION);
-            let budget = Budget { lookups: limits.reads, calls };
+            let budget = Budget { lookups: limits.reads, strangers: reads_for_strangers, calls };
             let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
             let clock = Arc::new(DatabaseClock::new());
             let revocations = Arc::new(decorate.revocations(store.revocations()));
@@ -382,13 +395,12 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
     ) -> anyhow::Result<Self> {
         let Backing { store, cache, clock, confirmations, revoke_deadline, .. } = backing;
         let (policy, entropy) = (Policy::pidgr(), Arc::new(SystemEntropy));
-        let verify = Arc::new(VerifyApiKey::new(
-            Arc::clone(store),
-            Arc::clone(cache),
-            Arc::clone(clock),
-            Arc::clone(usage),
-            policy.format,
-        ));
+        let verify_for = |store, asker| {
+            let (cache, clock, usage) = (Arc::clone(cache), Arc::clone(clock), Arc::clone(usage));
+            Arc::new(VerifyApiKey::new(store, cache, clock, usage, policy.format, asker))
+        };
+        let verify = verify_for(Arc::clone(store), Asker::Trusted);
+        let strangers = verify_for(Arc::new(store.for_strangers()), Asker::Stranger);
         let tokens = match &settings.jwt {
             Some(jwt) => {
                 let tokens = JwtAuthenticator::start(jwt, pidgr::CATALOGUE, SystemClock).await;
@@ -397,7 +409,11 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
             None => None,
         };
         let management = Management {
-            authenticator: Authenticator::new(Arc::clone(&verify), tokens),
+            authenticator: Authenticator::new(
+                strangers,
+                tokens,
+                Attempts::limited_to(settings.failed_attempts_per_second),
+            ),
             issue: IssueApiKey::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&entropy), policy.clone()),
             list: ListApiKeys::new(Arc::clone(store), policy.clone()),
             revoke: RevokeApiKey::new(

@@ -15,6 +15,15 @@ use crate::{
     ports::Seq,
 };
 
+/// Who asks for a renewal, and so how soon one may begin for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Somebody who is trusted: a service that verifies, or a caller who is authenticated.
+    Trusted,
+    /// Somebody who is not known yet, and may never be.
+    Stranger,
+}
+
 /// The fence's decisions, as verifications see them.
 #[derive(Debug)]
 pub(crate) struct Published {
@@ -26,6 +35,7 @@ pub(crate) struct Published {
     failed: AtomicU64,
     changed: Event,
     wanted: AtomicBool,
+    wanted_by_strangers: AtomicBool,
     asked: Event,
 }
 
@@ -48,6 +58,7 @@ impl Published {
             failed: AtomicU64::new(0),
             changed: Event::new(),
             wanted: AtomicBool::new(false),
+            wanted_by_strangers: AtomicBool::new(false),
             asked: Event::new(),
         }
     }
@@ -75,16 +86,23 @@ impl Published {
     }
 
     /// Asks for a renewal that begins after now.
-    pub(crate) fn ask(&self) {
-        self.wanted.store(true, Ordering::Release);
+    pub(crate) fn ask(&self, asker: Asker) {
+        let wanted = match asker {
+            Asker::Trusted => &self.wanted,
+            Asker::Stranger => &self.wanted_by_strangers,
+        };
+        wanted.store(true, Ordering::Release);
         self.asked.notify(usize::MAX);
     }
 
-    pub(super) async fn asked(&self) {
+    pub(super) async fn asked(&self) -> Asker {
         loop {
             let listener = self.asked.listen();
             if self.wanted.swap(false, Ordering::AcqRel) {
-                return;
+                return Asker::Trusted;
+            }
+            if self.wanted_by_strangers.swap(false, Ordering::AcqRel) {
+                return Asker::Stranger;
             }
             listener.await;
         }

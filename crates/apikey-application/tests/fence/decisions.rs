@@ -131,12 +131,49 @@ fn a_hint_or_a_lost_connection_is_followed_by_another_renewal_soon() {
     let (mut fence, _) = joined(seq(1, 0));
     let (renewal, _) = sent(&fence.tick(at(5)));
     fence.renewed(renewal, seq(1, 0), vec![], at(7));
-    fence.hinted(at(8));
-    let (renewal, _) = sent(&fence.tick(at(8)));
-    fence.lost(renewal, at(9));
-    assert_eq!((fence.next_tick(), fence.unanswered()), (at(259), 0));
+    fence.hinted(at(18));
+    let (renewal, _) = sent(&fence.tick(at(18)));
+    fence.lost(renewal, at(19));
+    assert_eq!((fence.next_tick(), fence.unanswered()), (at(269), 0));
     fence.asked();
-    assert_eq!(fence.next_tick(), at(18));
+    assert_eq!(fence.next_tick(), at(28));
+}
+
+#[test]
+fn hints_of_nothing_are_followed_ten_milliseconds_apart_and_those_of_revocations_at_once() {
+    let (mut fence, _) = joined(seq(1, 0));
+    let (renewal, _) = sent(&fence.tick(at(5)));
+    fence.renewed(renewal, seq(1, 0), vec![], at(7));
+    for now in 7..15 {
+        fence.hinted(at(now));
+        assert_eq!((fence.tick(at(now)), fence.next_tick()), (vec![], at(15)));
+    }
+    let (mut renewal, _) = sent(&fence.tick(at(15)));
+    // Revocation after revocation: each is brought and acknowledged, and the next hint waits for nothing.
+    for (number, now) in (1..5).zip((16..).step_by(3)) {
+        fence.renewed(renewal, seq(1, number), digests(&[1]), at(now));
+        let (acknowledgement, _) = sent(&fence.tick(at(now)));
+        fence.renewed(acknowledgement, seq(1, number), vec![], at(now + 1));
+        fence.hinted(at(now + 2));
+        (renewal, _) = sent(&fence.tick(at(now + 2)));
+    }
+    // And the first that brought nothing is waited for again.
+    fence.renewed(renewal, seq(1, 4), vec![], at(28));
+    fence.hinted(at(29));
+    assert_eq!(fence.next_tick(), at(27 + 10));
+}
+
+#[test]
+fn strangers_wait_for_a_renewal_that_begins_a_quarter_of_a_second_after_the_last() {
+    let (mut fence, _) = joined(seq(1, 0));
+    let (renewal, _) = sent(&fence.tick(at(5)));
+    fence.renewed(renewal, seq(1, 0), vec![], at(7));
+    for _ in 0..100 {
+        fence.asked_by_stranger();
+    }
+    assert_eq!((fence.next_tick(), fence.tick(at(254))), (at(255), vec![]));
+    fence.asked();
+    assert_eq!(fence.next_tick(), at(15), "whoever is trusted does not wait for strangers");
 }
 
 #[test]

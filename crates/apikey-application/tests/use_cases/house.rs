@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use apikey_application::{
-    Authenticator, CacheLimits, Caller, IssueApiKey, IssueRequest, IssuedApiKey, KeyCache, ListApiKeys, NobodyElse,
-    OneProcess, Policy, RevokeApiKey, UsageLog, VerificationRequest, VerifyApiKey,
+    Asker, Attempts, Authenticator, CacheLimits, Caller, IssueApiKey, IssueRequest, IssuedApiKey, KeyCache,
+    ListApiKeys, NobodyElse, OneProcess, Policy, RevokeApiKey, UsageLog, VerificationRequest, VerifyApiKey,
     ports::{StoreError, TokenAuthenticator, TokenError},
 };
 use apikey_domain::{KeyName, KeyType, KeyTypes, PermissionSet, Principal, pidgr};
@@ -14,7 +14,7 @@ use apikey_testing::{
 };
 
 /// Room for every key of these tests, and for two reads at once.
-pub(crate) const LIMITS: CacheLimits = CacheLimits { bytes: 16 << 20, reads: 2 };
+pub(crate) const LIMITS: CacheLimits = CacheLimits { bytes: 16 << 20, reads: 2, reads_for_strangers: 1 };
 
 pub(crate) struct House {
     pub(crate) store: InMemoryStore,
@@ -35,7 +35,7 @@ pub(crate) fn a_house() -> House {
     let usage = Arc::new(UsageLog::new());
     let format = pidgr::KEY_FORMAT;
     let (asked, its_cache, its_clock) = (Arc::clone(&shared), Arc::clone(&cache), Arc::new(clock.clone()));
-    let verify = Arc::new(VerifyApiKey::new(asked, its_cache, its_clock, Arc::clone(&usage), format));
+    let verify = Arc::new(VerifyApiKey::new(asked, its_cache, its_clock, Arc::clone(&usage), format, Asker::Trusted));
     House {
         issue: IssueApiKey::new(
             Arc::clone(&shared),
@@ -45,7 +45,7 @@ pub(crate) fn a_house() -> House {
         ),
         list: ListApiKeys::new(Arc::clone(&shared), Policy::pidgr()),
         revoke: RevokeApiKey::new(shared, cache, Arc::new(NobodyElse), Arc::new(clock.clone()), Policy::pidgr()),
-        authenticate: Authenticator::new(Arc::clone(&verify), OneToken),
+        authenticate: Authenticator::new(Arc::clone(&verify), OneToken, Attempts::limited_to(None)),
         verify,
         store,
         clock,

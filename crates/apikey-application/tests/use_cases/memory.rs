@@ -7,7 +7,7 @@ use std::{
 };
 
 use apikey_application::{
-    ErrorKind, KeyCache, OneProcess, UsageLog, Verification, VerificationRequest, VerifyApiKey, VerifyError,
+    Asker, ErrorKind, KeyCache, OneProcess, UsageLog, Verification, VerificationRequest, VerifyApiKey, VerifyError,
     fence::{Lease, Monotonic},
     ports::{Clock, CommitError, KeyStore, Seq, StoreError},
 };
@@ -187,10 +187,15 @@ struct Replica {
 const LEASE: Lease = Lease::DEFAULT;
 
 fn a_replica() -> Replica {
+    a_replica_for(Asker::Trusted)
+}
+
+fn a_replica_for(asker: Asker) -> Replica {
     let (store, clock) = (InMemoryStore::new(), FixedClock::at(an_instant()));
     let cache = Arc::new(KeyCache::of_replica(LEASE, LIMITS));
     let (usage, shared) = (Arc::new(UsageLog::new()), Arc::new(clock.clone()));
-    let verify = VerifyApiKey::new(Arc::new(store.clone()), Arc::clone(&cache), shared, usage, pidgr::KEY_FORMAT);
+    let store_of_verify = Arc::new(store.clone());
+    let verify = VerifyApiKey::new(store_of_verify, Arc::clone(&cache), shared, usage, pidgr::KEY_FORMAT, asker);
     Replica { store, clock, cache, verify }
 }
 

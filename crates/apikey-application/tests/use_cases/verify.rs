@@ -67,7 +67,7 @@ async fn an_outage_is_never_a_verdict() {
     let error = house.verify.verify(presented(issued.raw_key.expose())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     house.store.fail_next(StoreCall::FindByDigest, an_outage());
-    let error = house.authenticate.authenticate(Credential::ApiKey(issued.raw_key.expose())).await.unwrap_err();
+    let error = house.authenticate.authenticate(Credential::ApiKey(issued.raw_key.expose()), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
@@ -77,14 +77,14 @@ async fn a_key_authenticates_in_either_header_until_it_is_revoked() {
     let issued = house.issued().await;
     let raw_key = issued.raw_key.expose();
     for credential in [Credential::ApiKey(raw_key), Credential::Bearer(raw_key)] {
-        let principal = house.authenticate.authenticate(credential).await.unwrap();
+        let principal = house.authenticate.authenticate(credential, None).await.unwrap();
         assert_eq!(principal.organization_id, *issued.key.organization_id());
         assert_eq!(principal.permissions, *issued.key.permissions());
         assert_eq!(principal.actor, Actor::api_key(issued.key.id()));
     }
     house.revoke.revoke(&a_manager(), Ok(issued.key.id())).await.unwrap();
     for credential in [Credential::ApiKey(raw_key), Credential::Bearer(raw_key)] {
-        let error = house.authenticate.authenticate(credential).await.unwrap_err();
+        let error = house.authenticate.authenticate(credential, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthenticated);
     }
 }
@@ -101,7 +101,7 @@ async fn a_scim_token_passes_only_where_it_was_asked_for_and_authenticates_nobod
     let asked = VerificationRequest { key_types: both, ..presented(raw_key) };
     assert!(matches!(house.verify.verify(asked).await.unwrap(), Verification::Valid(_)));
     for credential in [Credential::ApiKey(raw_key), Credential::Bearer(raw_key)] {
-        let error = house.authenticate.authenticate(credential).await.unwrap_err();
+        let error = house.authenticate.authenticate(credential, None).await.unwrap_err();
         assert!(matches!(error, AuthenticationError::Rejected { .. }), "{error:?}");
     }
 }
@@ -109,11 +109,12 @@ async fn a_scim_token_passes_only_where_it_was_asked_for_and_authenticates_nobod
 #[tokio::test]
 async fn tokens_are_left_to_the_issuer_of_tokens() {
     let house = a_house();
-    let kind =
-        async |token| house.authenticate.authenticate(Credential::Bearer(token)).await.map_err(|error| error.kind());
+    let kind = async |token| {
+        house.authenticate.authenticate(Credential::Bearer(token), None).await.map_err(|error| error.kind())
+    };
     assert_eq!(kind("good").await, Ok(a_manager().principal));
     assert_eq!(kind("bad").await, Err(ErrorKind::Unauthenticated));
     assert_eq!(kind("unknowable").await, Err(ErrorKind::Unavailable));
-    let as_key = house.authenticate.authenticate(Credential::ApiKey("good")).await.unwrap_err();
+    let as_key = house.authenticate.authenticate(Credential::ApiKey("good"), None).await.unwrap_err();
     assert_eq!(as_key.kind(), ErrorKind::Unauthenticated, "a token is no key");
 }

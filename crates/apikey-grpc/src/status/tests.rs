@@ -50,7 +50,7 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     }
     each!(AuthenticationError:
         AuthenticationError::Rejected { reason: "the key is revoked" },
-        AuthenticationError::IssuerUnavailable("dns".into()));
+        AuthenticationError::TooManyFailures, AuthenticationError::IssuerUnavailable("dns".into()));
     each!(IssueError:
         IssueError::PermissionDenied(missing()), IssueError::InvalidFields(violations()),
         IssueError::AlreadyIssued { key_id: key_id() }, IssueError::CallerRevoked,

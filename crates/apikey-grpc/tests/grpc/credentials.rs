@@ -141,3 +141,22 @@ async fn a_key_that_is_revoked_while_its_message_comes_is_refused() {
         assert_eq!(answer.unwrap().code(), Code::Unauthenticated, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_peer_whose_keys_are_not_valid_too_often_is_refused_before_the_store_is_asked() {
+    let one_a_second = std::num::NonZeroU32::new(1);
+    let running = start_with(Setup { failed_attempts: one_a_second, ..Setup::default() }).await;
+    let wire = running.public.wire().await;
+    let (unknown, _) = apikey_testing::fixtures::a_raw_key_with(9, |_| {});
+    let headers = [("x-api-key", unknown.expose())];
+    for _ in 0..4 {
+        let answer = wire.call(LIST, &headers, &pb::ListApiKeysRequest::default()).await;
+        assert_eq!(answer.code(), Code::Unauthenticated);
+    }
+    let reads = running.store.calls(StoreCall::FindByDigest);
+    let answer = wire.call(LIST, &headers, &pb::ListApiKeysRequest::default()).await;
+    assert_eq!(answer.code(), Code::ResourceExhausted);
+    assert_eq!(answer.details().error_info().unwrap().reason, "TOO_MANY_FAILED_ATTEMPTS");
+    assert!(answer.details().retry_info().is_some());
+    assert_eq!(running.store.calls(StoreCall::FindByDigest), reads);
+}

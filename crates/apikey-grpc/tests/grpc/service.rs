@@ -9,8 +9,8 @@ use std::{
 };
 
 use apikey_application::{
-    Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, Policy, RevokeApiKey, UsageLog,
-    VerifyApiKey,
+    Asker, Attempts, Authenticator, CacheLimits, IssueApiKey, KeyCache, ListApiKeys, NobodyElse, Policy, RevokeApiKey,
+    UsageLog, VerifyApiKey,
     ports::{Entropy, EntropyError, TokenAuthenticator, TokenError},
 };
 use apikey_domain::{ApiKey, ApiKeyParts, KeyType, NewApiKey, Principal, RawKey, pidgr};
@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) only_local_names: bool,
     pub(crate) origins: AllowedOrigins,
     pub(crate) tls: Option<TlsIdentity>,
+    /// How many failed attempts a second a peer may make.
+    pub(crate) failed_attempts: Option<std::num::NonZeroU32>,
 }
 
 /// An issuer whose tokens a test decides.
@@ -116,7 +118,7 @@ pub(crate) async fn start() -> Running {
 }
 
 pub(crate) async fn start_with(setup: Setup) -> Running {
-    let Setup { calls, connections, tokens, listener_token, only_local_names, origins, tls } = setup;
+    let Setup { calls, connections, tokens, listener_token, only_local_names, origins, tls, failed_attempts } = setup;
     let store = InMemoryStore::new();
     let clock = FixedClock::at(fixtures::seconds_later(60));
     let entropy = FragileEntropy { seeded: SeededEntropy::new(1), panic: Arc::default() };
@@ -124,12 +126,14 @@ pub(crate) async fn start_with(setup: Setup) -> Running {
     let policy = Policy::pidgr();
     let usage = Arc::new(UsageLog::new());
     // Nothing stays in memory, so that what a test does to the store shows at once.
-    let cache = Arc::new(KeyCache::of_one_process(CacheLimits { bytes: 0, reads: 64 }));
-    let verify =
-        VerifyApiKey::new(shared_store.clone(), cache.clone(), shared_clock.clone(), usage.clone(), policy.format);
-    let verify = Arc::new(verify);
+    let cache = Arc::new(KeyCache::of_one_process(CacheLimits { bytes: 0, reads: 64, reads_for_strangers: 64 }));
+    let verify_for = |asker| {
+        let (store, cache, clock) = (shared_store.clone(), cache.clone(), shared_clock.clone());
+        Arc::new(VerifyApiKey::new(store, cache, clock, usage.clone(), policy.format, asker))
+    };
+    let (verify, strangers) = (verify_for(Asker::Trusted), verify_for(Asker::Stranger));
     let management = Management {
-        authenticator: Authenticator::new(verify.clone(), tokens),
+        authenticator: Authenticator::new(strangers, tokens, Attempts::limited_to(failed_attempts)),
         issue: IssueApiKey::new(shared_store.clone(), shared_clock.clone(), Arc::new(entropy.clone()), policy.clone()),
         list: ListApiKeys::new(shared_store.clone(), policy.clone()),
         revoke: RevokeApiKey::new(shared_store, cache, Arc::new(NobodyElse), shared_clock, policy),

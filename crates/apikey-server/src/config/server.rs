@@ -1,6 +1,6 @@
 //! What the server needs, with types.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use apikey_application::fence::Lease;
 use apikey_grpc::web::AllowedOrigins;
@@ -32,6 +32,7 @@ pub(crate) struct ServerSettings {
     pub(crate) idle_timeout: Duration,
     pub(crate) max_connections_per_peer: usize,
     pub(crate) max_concurrent_requests: usize,
+    pub(crate) failed_attempts_per_second: Option<NonZeroU32>,
 }
 
 /// Which store.
@@ -105,6 +106,8 @@ impl ServerSettings {
             idle_timeout: effective.required(&table::IDLE_TIMEOUT, duration)?,
             max_connections_per_peer: number(&table::MAX_CONNECTIONS_PER_PEER)?,
             max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,
+            failed_attempts_per_second: effective
+                .required(&table::MAX_FAILED_ATTEMPTS, |text| text.parse().ok().map(NonZeroU32::new))?,
         };
         settings.check_exposure(effective.required(&table::ALLOW_PLAINTEXT, flag)?)?;
         Ok(settings)

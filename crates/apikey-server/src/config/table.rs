@@ -54,6 +54,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &IDLE_TIMEOUT,
     &MAX_CONNECTIONS_PER_PEER,
     &MAX_CONCURRENT_REQUESTS,
+    &MAX_FAILED_ATTEMPTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
     &ENDPOINT,
@@ -288,6 +289,13 @@ pub(super) static MAX_CONCURRENT_REQUESTS: Setting = Setting {
     accepts: Accepts::Integer { min: 1, max: 100_000 },
     default: Default::Text("1024"),
     help: "The most requests at work on each listener; more are refused at once",
+    ..SERVER
+};
+pub(super) static MAX_FAILED_ATTEMPTS: Setting = Setting {
+    name: "max_failed_attempts",
+    accepts: Accepts::Integer { min: 0, max: 100_000 },
+    default: Default::Text("5"),
+    help: "The most calls a second with keys that are not valid from one address (IPv6: /64), four times as many at once; then keys that are not in memory are refused there. 0 is without limit, for where all calls come by one proxy",
     ..SERVER
 };
 pub(super) static LOG_LEVEL: Setting = Setting {

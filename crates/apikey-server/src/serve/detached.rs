@@ -21,8 +21,10 @@ use tracing::Instrument as _;
 /// How many calls of the store may run or wait for one of its connections, those included that nobody waits for any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// Of keys that are not in memory. More wait until one of them has ended.
+    /// Of keys that services verify and that are not in memory. More wait until one of them has ended.
     pub(crate) lookups: usize,
+    /// The same of keys by which strangers want to call.
+    pub(crate) strangers: usize,
     /// Of everything else. More are refused at once, but for revocations and the service's own calls, which have an eighth besides.
     pub(crate) calls: usize,
 }
@@ -36,6 +38,8 @@ pub(crate) struct Detached<S> {
     store: Arc<S>,
     runtime: Handle,
     lookups: Places,
+    /// Those of the others: the strangers', or the services'.
+    others_lookups: Places,
     calls: Places,
     reserved: Places,
 }
@@ -47,7 +51,8 @@ enum Urgency {
     Urgent,
 }
 
-/// Places of calls that run.
+/// Places of calls that run. Copies share them.
+#[derive(Clone)]
 struct Places {
     free: Arc<Semaphore>,
     all: u32,
@@ -74,19 +79,32 @@ impl Places {
 impl<S: KeyStore> Detached<S> {
     /// Runs the calls of that store on that runtime.
     pub(crate) fn new(store: S, runtime: Handle, budget: Budget) -> Self {
-        let Budget { lookups, calls } = budget;
+        let Budget { lookups, strangers, calls } = budget;
         Self {
             store: Arc::new(store),
             runtime,
             lookups: Places::new(lookups),
+            others_lookups: Places::new(strangers),
             calls: Places::new(calls),
             reserved: Places::new(calls / RESERVED),
         }
     }
 
+    /// The same store for strangers: what they look up takes nothing of what the others look up.
+    pub(crate) fn for_strangers(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            runtime: self.runtime.clone(),
+            lookups: self.others_lookups.clone(),
+            others_lookups: self.lookups.clone(),
+            calls: self.calls.clone(),
+            reserved: self.reserved.clone(),
+        }
+    }
+
     /// Waits until no call runs, those included that nobody waits for any more; later calls are refused.
     pub(crate) async fn idle(&self) {
-        for places in [&self.lookups, &self.calls, &self.reserved] {
+        for places in [&self.lookups, &self.others_lookups, &self.calls, &self.reserved] {
             places.take_all().await;
         }
     }
@@ -206,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    const BUDGET: Budget = Budget { lookups: 2, calls: 8 };
+    const BUDGET: Budget = Budget { lookups: 2, strangers: 1, calls: 8 };
 
     /// Polls a call until the store has begun with it or it is answered, and goes away.
     async fn abandon<T>(store: &InMemoryStore, kind: StoreCall, call: impl Future<Output = T>) -> Option<T> {
@@ -247,6 +265,28 @@ mod tests {
                 detached.find_by_digest(key.digest()).await.is_ok(),
                 "and those of the abandoned ones are given back"
             );
+        });
+    }
+
+    #[test]
+    fn what_strangers_abandon_leaves_services_their_own_lookups() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let store = InMemoryStore::new();
+        let detached = Detached::new(store.clone(), runtime.handle().clone(), BUDGET);
+        let strangers = detached.for_strangers();
+        let key = fixtures::a_key(1);
+        runtime.block_on(async {
+            let held = store.hold(StoreCall::FindByDigest);
+            for (of, expected) in [(&strangers, BUDGET.strangers), (&detached, BUDGET.strangers + BUDGET.lookups)] {
+                for _ in 0..50 {
+                    let answer = abandon(&store, StoreCall::FindByDigest, of.find_by_digest(key.digest())).await;
+                    assert!(answer.is_none(), "it waits, and is not refused");
+                }
+                assert_eq!(store.calls(StoreCall::FindByDigest), expected);
+            }
+            drop(held);
+            detached.idle().await;
+            assert!(strangers.place(Urgency::Urgent).is_err(), "nothing else runs after that");
         });
     }
 

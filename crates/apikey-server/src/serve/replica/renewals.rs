@@ -6,6 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use apikey_application::{
+    Asker,
     fence::{Effect, Fence, Monotonic, ReplicaId, Statement},
     ports::{Clock as _, KeyStore, Renewal, Revocations, Seq, StoreError},
 };
@@ -69,8 +70,11 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                 biased;
                 () = &mut stop => break,
                 answer = answered(&mut self.in_flight) => self.take(answer),
-                () = cache.asked() => {
-                    self.fence.asked();
+                asker = cache.asked() => {
+                    match asker {
+                        Asker::Trusted => self.fence.asked(),
+                        Asker::Stranger => self.fence.asked_by_stranger(),
+                    }
                     self.asked_at.get_or_insert_with(|| self.parts.clock.monotonic());
                 }
                 () = revocations.hinted() => self.fence.hinted(self.parts.clock.monotonic()),
