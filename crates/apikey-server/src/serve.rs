@@ -4,6 +4,7 @@ mod admin;
 mod detached;
 mod replica;
 mod shutdown;
+mod turns;
 mod usage;
 mod vitals;
 
@@ -64,6 +65,8 @@ const SQLITE_READS_FOR_STRANGERS: usize = 1;
 /// Which part of the connections to PostgreSQL may be busy with such reads: for strangers an eighth, in all a half.
 const PART_FOR_STRANGERS: usize = 8;
 const PART_FOR_MISSES: usize = 2;
+/// Calls of organizations that run on SQLite at once: as many as it has connections, its writer and the readers.
+const SQLITE_TURNS: usize = 4;
 /// Calls that may run on SQLite or wait for it: with the places of calls this is no limit that is met before theirs.
 const SQLITE_CALLS: usize = 1_024;
 /// Calls that may run on PostgreSQL or wait for a connection, for each connection of the pool. A call takes about a millisecond.
@@ -108,7 +111,12 @@ async fn pick(
                 reads: SQLITE_READS,
                 reads_for_strangers: SQLITE_READS_FOR_STRANGERS,
             };
-            let budget = Budget { lookups: limits.reads, strangers: limits.reads_for_strangers, calls: SQLITE_CALLS };
+            let budget = Budget {
+                lookups: limits.reads,
+                strangers: limits.reads_for_strangers,
+                turns: SQLITE_TURNS,
+                calls: SQLITE_CALLS,
+            };
             let cache = Arc::new(KeyCache::of_one_process(limits));
             // The commit and what follows from it in memory are one call, which nobody drops half-way.
             let sole = OneProcess::new(decorate.store(store.clone()), Arc::clone(&cache));
@@ -142,7 +150,12 @@ async fn pick(
                 reads_for_strangers,
             };
             let calls = connections.saturating_mul(CALLS_PER_CONNECTION);
-            let budget = Budget { lookups: limits.reads, strangers: reads_for_strangers, calls };
+            let budget = Budget {
+                lookups: limits.reads,
+                strangers: reads_for_strangers,
+                turns: (connections / 4).saturating_mul(3).max(2),
+                calls,
+            };
             let cache = Arc::new(KeyCache::of_replica(settings.lease, limits));
             let clock = Arc::new(DatabaseClock::new());
             let revocations = Arc::new(decorate.revocations(store.revocations()));

@@ -18,6 +18,8 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
+use super::turns::Turns;
+
 /// How many calls of the store may run or wait for one of its connections, those included that nobody waits for any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -25,7 +27,9 @@ pub(crate) struct Budget {
     pub(crate) lookups: usize,
     /// The same of keys by which strangers want to call.
     pub(crate) strangers: usize,
-    /// Of everything else. More are refused at once, but for revocations and the service's own calls, which have an eighth besides.
+    /// How many calls of organizations run at once, each organization's in its turn.
+    pub(crate) turns: usize,
+    /// Of everything else, those included that wait for their turn. More are refused at once, but for revocations and the service's own calls, which have an eighth besides.
     pub(crate) calls: usize,
 }
 
@@ -42,6 +46,29 @@ pub(crate) struct Detached<S> {
     others_lookups: Places,
     calls: Places,
     reserved: Places,
+    turns: Arc<Turns<Lane>>,
+}
+
+/// What is served in turn: the calls of an organization. What its other calls are does not keep it from revoking, and what one key asks
+/// to be revoked does not keep another from that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Lane {
+    Create(OrganizationId),
+    Revoke(OrganizationId, Option<KeyId>),
+    Find(OrganizationId),
+    List(OrganizationId),
+}
+
+impl Lane {
+    fn of(commit: &Commit) -> Self {
+        match &commit.change {
+            Change::Issue { key, .. } => Self::Create(key.organization_id().clone()),
+            Change::Revoke { key } => Self::Revoke(key.organization_id().clone(), commit.on_behalf_of),
+            Change::ConfirmRevoked { organization_id, .. } => {
+                Self::Revoke(organization_id.clone(), commit.on_behalf_of)
+            }
+        }
+    }
 }
 
 /// Whether a call may use what is reserved.
@@ -79,7 +106,7 @@ impl Places {
 impl<S: KeyStore> Detached<S> {
     /// Runs the calls of that store on that runtime.
     pub(crate) fn new(store: S, runtime: Handle, budget: Budget) -> Self {
-        let Budget { lookups, strangers, calls } = budget;
+        let Budget { lookups, strangers, turns, calls } = budget;
         Self {
             store: Arc::new(store),
             runtime,
@@ -87,6 +114,7 @@ impl<S: KeyStore> Detached<S> {
             others_lookups: Places::new(strangers),
             calls: Places::new(calls),
             reserved: Places::new(calls / RESERVED),
+            turns: Arc::new(Turns::new(turns)),
         }
     }
 
@@ -99,6 +127,7 @@ impl<S: KeyStore> Detached<S> {
             others_lookups: self.lookups.clone(),
             calls: self.calls.clone(),
             reserved: self.reserved.clone(),
+            turns: Arc::clone(&self.turns),
         }
     }
 
@@ -115,7 +144,14 @@ impl<S: KeyStore> Detached<S> {
         self.calls.take().or_else(reserved).ok_or(StoreError::Overloaded)
     }
 
-    fn detach<T, F>(&self, place: OwnedSemaphorePermit, call: impl FnOnce(Arc<S>) -> F) -> JoinHandle<T>
+    /// A place for a call of an organization, once it is its turn.
+    async fn turn(&self, urgency: Urgency, lane: Lane) -> Result<impl Send + 'static + use<S>, StoreError> {
+        let place = self.place(urgency)?;
+        // In this order are they given back.
+        Ok((self.turns.take(lane).await?, place))
+    }
+
+    fn detach<T, F>(&self, place: impl Send + 'static, call: impl FnOnce(Arc<S>) -> F) -> JoinHandle<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -136,7 +172,7 @@ impl<S: KeyStore> Detached<S> {
         self.read_in(self.place(urgency)?, call).await
     }
 
-    async fn read_in<T, F>(&self, place: OwnedSemaphorePermit, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
+    async fn read_in<T, F>(&self, place: impl Send + 'static, call: impl FnOnce(Arc<S>) -> F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -166,7 +202,8 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         key_id: KeyId,
     ) -> Result<Read<Option<ApiKey>>, StoreError> {
         let organization_id = organization_id.clone();
-        self.read(Urgency::Urgent, |store| async move { store.find_by_id(&organization_id, key_id).await }).await
+        let place = self.turn(Urgency::Urgent, Lane::Find(organization_id.clone())).await?;
+        self.read_in(place, |store| async move { store.find_by_id(&organization_id, key_id).await }).await
     }
 
     async fn find_idempotency(
@@ -176,16 +213,14 @@ impl<S: KeyStore> KeyStore for Detached<S> {
         key: &IdempotencyKey,
     ) -> Result<Option<StoredIdempotency>, StoreError> {
         let (organization_id, actor, key) = (organization_id.clone(), actor.clone(), key.clone());
-        self.read(
-            Urgency::Ordinary,
-            |store| async move { store.find_idempotency(&organization_id, &actor, &key).await },
-        )
-        .await
+        let place = self.turn(Urgency::Ordinary, Lane::Create(organization_id.clone())).await?;
+        self.read_in(place, |store| async move { store.find_idempotency(&organization_id, &actor, &key).await }).await
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
         let query = query.clone();
-        self.read(Urgency::Ordinary, |store| async move { store.page(&query).await }).await
+        let place = self.turn(Urgency::Ordinary, Lane::List(query.organization_id.clone())).await?;
+        self.read_in(place, |store| async move { store.page(&query).await }).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Seq, CommitError> {
@@ -193,7 +228,8 @@ impl<S: KeyStore> KeyStore for Detached<S> {
             Change::Issue { .. } => Urgency::Ordinary,
             Change::Revoke { .. } | Change::ConfirmRevoked { .. } => Urgency::Urgent,
         };
-        self.detach(self.place(urgency)?, |store| async move { store.commit(commit).await })
+        let place = self.turn(urgency, Lane::of(&commit)).await?;
+        self.detach(place, |store| async move { store.commit(commit).await })
             .await
             .unwrap_or_else(|error| Err(StoreError::OutcomeUnknown(ended(&error)).into()))
     }
@@ -224,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    const BUDGET: Budget = Budget { lookups: 2, strangers: 1, calls: 8 };
+    const BUDGET: Budget = Budget { lookups: 2, strangers: 1, turns: 16, calls: 8 };
 
     /// Polls a call until the store has begun with it or it is answered, and goes away.
     async fn abandon<T>(store: &InMemoryStore, kind: StoreCall, call: impl Future<Output = T>) -> Option<T> {
@@ -312,6 +348,32 @@ mod tests {
             detached.idle().await;
         });
         assert_eq!(store.keys().len(), BUDGET.calls, "each was carried to its end");
+    }
+
+    #[test]
+    fn one_organization_leaves_turns_to_others_and_its_creations_to_its_revocations() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let store = InMemoryStore::new();
+        let budget = Budget { turns: 4, calls: 128, ..BUDGET };
+        let detached = Detached::new(store.clone(), runtime.handle().clone(), budget);
+        let key = fixtures::a_key(1);
+        store.put(key.clone());
+        let others_key = fixtures::a_key_with(2, |parts| parts.organization_id = fixtures::another_organization());
+        runtime.block_on(async {
+            let held = store.hold(StoreCall::Commit);
+            for seed in 10..40 {
+                let issue = detached.commit(fixtures::issue(&fixtures::a_key(seed)));
+                assert!(abandon(&store, StoreCall::Commit, issue).await.is_none());
+            }
+            assert_eq!(store.calls(StoreCall::Commit), budget.turns / 2, "also of those that were given up");
+            let revoke = detached.commit(fixtures::revoke(&key, fixtures::seconds_later(1)));
+            assert!(abandon(&store, StoreCall::Commit, revoke).await.is_none());
+            let issue = detached.commit(fixtures::issue(&others_key));
+            assert!(abandon(&store, StoreCall::Commit, issue).await.is_none());
+            assert_eq!(store.calls(StoreCall::Commit), budget.turns, "both have begun");
+            drop(held);
+            detached.idle().await;
+        });
     }
 
     #[test]
