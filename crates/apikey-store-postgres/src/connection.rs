@@ -62,6 +62,16 @@ impl ConnectionError {
         }
     }
 
+    /// Whether the server has no connection left, for this role or for anybody.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Full => true,
+            // insufficient_resources: too_many_connections, and what else may be free again once a connection is closed.
+            Self::Connect(error) => error.as_db_error().is_some_and(|error| error.code().code().starts_with("53")),
+            _ => false,
+        }
+    }
+
     /// Whether the same attempt may succeed later without anybody changing a setting: the server cannot be reached, is starting or
     /// stopping, or has no connection left.
     #[must_use]

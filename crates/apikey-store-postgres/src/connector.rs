@@ -71,7 +71,7 @@ pub(crate) struct Connector {
     options: Options,
     /// How often all connections of the time were distrusted.
     generation: AtomicU64,
-    /// How many connections are being opened.
+    /// How many connections of the pool are being opened.
     opening: AtomicUsize,
     /// Until when the server is not asked for another connection, since it refused one.
     full_until: Mutex<Option<Instant>>,
@@ -121,7 +121,13 @@ impl Connector {
         &self.heard
     }
 
-    /// Whether connections are being opened.
+    /// As [`Connector::connect`], for the pool.
+    pub(crate) async fn connect_for_pool(&self) -> Result<Connection, ConnectionError> {
+        let _opening = Opening::of(&self.opening);
+        self.connect().await
+    }
+
+    /// Whether connections of the pool are being opened.
     pub(crate) fn is_opening(&self) -> bool {
         self.opening.load(Ordering::Acquire) > 0
     }
@@ -151,7 +157,6 @@ impl Connector {
 
     /// Opens a connection, on this task's runtime. Where that fails and the URL has changed meanwhile, the new one is tried.
     pub(crate) async fn connect(&self) -> Result<Connection, ConnectionError> {
-        let _opening = Opening::of(&self.opening);
         let endpoint = self.endpoint();
         let opened = self.connect_to(&endpoint).await;
         if opened.is_err()

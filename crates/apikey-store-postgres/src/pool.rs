@@ -30,7 +30,7 @@ impl Manager for Connector {
             return Err(ConnectionError::Full);
         }
         // On the heap: it is seldom, and every call's future would hold its place.
-        Box::pin(self.connect()).await
+        Box::pin(self.connect_for_pool()).await
     }
 
     /// Asks the server nothing: a connection that ended has been seen to end.
@@ -92,15 +92,14 @@ impl Connections {
         Q: LoadQuery<'static, AsyncPgConnection, R> + Send + 'static,
         R: Send + 'static,
     {
+        // Dropped after the connection, also where the call is dropped half-way.
+        let _returned = Returned(&self.returned);
         let mut connection = self.connection().await?;
         let answer = connection.run(statement, intent, self.statement_timeout).await;
         if !connection.is_usable() || !self.connector().trusts(&connection) {
             // At once, so that it takes no place in the pool.
             drop(Object::take(connection));
-        } else {
-            drop(connection);
         }
-        self.returned.notify_one();
         answer
     }
 
@@ -125,13 +124,18 @@ impl Connections {
         self.pool.close();
     }
 
-    /// A connection that is open, or a new one. Where the server refuses another one while some are open (a role's
-    /// `CONNECTION LIMIT` may be lower than `max_connections`), the call waits for one of those.
+    /// Whether a connection is open, or about to be.
+    fn may_become_free(&self) -> bool {
+        self.pool.status().size > 0 || self.connector().is_opening()
+    }
+
+    /// A connection that is open, or a new one. Where the server has none left while some are open (a role's `CONNECTION LIMIT` may
+    /// be lower than `max_connections`), the call waits for one of those. A server that cannot be reached is not waited for.
     async fn connection(&self) -> Result<Object<Connector>, StoreError> {
         let give_up_at = Instant::now() + self.acquire_timeout;
         let outcome = loop {
             match self.pool.get().await {
-                Err(PoolError::Backend(error)) if self.pool.status().size > 0 || self.connector().is_opening() => {
+                Err(PoolError::Backend(error)) if error.is_full() && self.may_become_free() => {
                     self.connector().refused(&error);
                     if timeout_at(give_up_at, self.returned.notified()).await.is_err() {
                         break Err(PoolError::Timeout(TimeoutType::Wait));
@@ -154,5 +158,14 @@ impl Connections {
             | PoolError::NoRuntimeSpecified
             | PoolError::PostCreateHook(_)) => StoreError::Unavailable(error.into()),
         })
+    }
+}
+
+/// Tells one of those who wait for a connection that a call is done with its own.
+struct Returned<'a>(&'a Notify);
+
+impl Drop for Returned<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
