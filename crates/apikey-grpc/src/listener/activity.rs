@@ -37,8 +37,9 @@ struct State {
 /// So often a connection is looked at before it counts as idle.
 const LOOKS: u32 = 8;
 
-/// Longer than any call takes, and its answer: what is in flight where no call began for so long is read by nobody.
-const STALLED: Duration = Duration::from_mins(1);
+/// Longer than any call takes, and its answer: what is in flight where no call began for so long is read by nobody. A revocation takes up
+/// to 67 s, with the longest lease.
+const STALLED: Duration = Duration::from_secs(75);
 
 impl Activity {
     pub(super) fn new() -> Self {
