@@ -15,16 +15,20 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
 use tonic::{Code, body::Body};
 use tower::Service;
 
 use crate::{
-    listener::Waits,
+    listener::{PeerAddress, Waits},
     methods::{Method, Methods, Nth},
     places::{Entrance, Places},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::{Failure, code_name, complete},
+    streams::{Open, Streams},
 };
 
 mod deadline;
@@ -86,11 +90,25 @@ struct Shared<H> {
     request_ids: RequestIds,
     methods: Methods,
     places: Arc<Places>,
+    streams: Streams,
 }
 
 impl<H> Calls<H> {
-    pub(crate) fn new(handler: H, request_ids: RequestIds, methods: Methods, concurrent_calls: usize) -> Self {
-        Self(Arc::new(Shared { handler, request_ids, methods, places: Places::new(concurrent_calls) }))
+    /// Streams end once `stopping` says so.
+    pub(crate) fn new(
+        handler: H,
+        request_ids: RequestIds,
+        methods: Methods,
+        concurrent_calls: usize,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            handler,
+            request_ids,
+            methods,
+            places: Places::new(concurrent_calls),
+            streams: Streams::new(stopping),
+        }))
     }
 
     /// Carries out one call.
@@ -215,13 +233,15 @@ struct Account<H> {
     shared: Arc<Shared<H>>,
     method: Nth,
     started: Instant,
+    /// A stream's place, which its answer takes over.
+    stream: Option<Open>,
     has_ended: bool,
 }
 
 impl<H> Account<H> {
     fn start(shared: Arc<Shared<H>>, method: Nth) -> Self {
         shared.methods.in_flight().increment(1);
-        Self { shared, method, started: Instant::now(), has_ended: false }
+        Self { shared, method, started: Instant::now(), stream: None, has_ended: false }
     }
 
     fn method(&self) -> &Method {
@@ -235,6 +255,10 @@ impl<H> Account<H> {
     {
         refuse_other_protocols(&request)?;
         let limit = deadline::of(request.headers(), self.method().deadline).map_err(Refused::Failed)?;
+        if self.method().streams {
+            let peer = request.extensions().get::<PeerAddress>().copied();
+            self.stream = Some(self.shared.streams.open(peer).map_err(Refused::Failed)?);
+        }
         let entrance = Entrance::new(Arc::clone(&self.shared.places), self.method().revokes);
         match catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(request, entrance))) {
             Ok(answer) => Ok((answer, self.started + limit)),
@@ -256,6 +280,9 @@ impl<H> Account<H> {
             return response;
         }
         response.extensions_mut().insert(Waits);
+        if let Some(stream) = self.stream.take() {
+            response = stream.limit(response, &request_id);
+        }
         // The error of a stream stands in its trailers.
         response.map(|body| {
             Body::new(body.map_frame(move |mut frame| {

@@ -17,7 +17,7 @@ use apikey_application::{
 use apikey_domain::Origin;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
@@ -27,7 +27,7 @@ use crate::{
     credential::{self, X_API_KEY},
     gzip,
     listener::{PeerAddress, network},
-    places::{Entrance, Place},
+    places::{Entrance, Place, Seat},
     status::Failure,
 };
 
@@ -86,9 +86,17 @@ where
             forget_credentials(&mut head.headers);
             match admitted {
                 Ok((message, place)) => {
-                    let answer = service.oneshot(Request::from_parts(head, Body::new(Full::new(message)))).await?;
-                    // The place is taken until the answer has left.
-                    Ok(answer.map(|body| Body::new(body.map_frame(move |frame| (&place, frame).1))))
+                    // With its answer, if somebody keeps that.
+                    let place = match head.extensions.remove::<Seat>() {
+                        Some(seat) => {
+                            seat.keep(place);
+                            None
+                        }
+                        None => Some(place),
+                    };
+                    let answer = service.oneshot(Request::from_parts(head, Body::new(Full::new(message)))).await;
+                    drop(place);
+                    answer
                 }
                 Err(status) => Ok(status.into_http()),
             }

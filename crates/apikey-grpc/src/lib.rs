@@ -35,8 +35,10 @@ mod places;
 mod request_id;
 mod services;
 mod status;
+mod streams;
 mod tls;
 mod unary;
+mod unread;
 mod verification;
 pub mod web;
 

@@ -63,8 +63,8 @@ impl Places {
     pub(crate) fn new(most: usize) -> Arc<Self> {
         let for_revocations = (most / 8).max(1);
         Arc::new(Self {
-            all: Counter { most, taken: AtomicUsize::new(0) },
-            for_revocations: Counter { most: for_revocations, taken: AtomicUsize::new(0) },
+            all: Counter::new(most),
+            for_revocations: Counter::new(for_revocations),
             shares: Shares::of(most),
             shares_of_revocations: Shares::of(for_revocations),
             incomplete: Incomplete::default(),
@@ -168,6 +168,16 @@ pub(crate) struct Place {
     organization: Option<OrganizationId>,
 }
 
+/// Where a call leaves its place for as long as its answer takes to leave.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seat(Arc<Mutex<Option<Place>>>);
+
+impl Seat {
+    pub(crate) fn keep(&self, place: Place) {
+        *lock(&self.0) = Some(place);
+    }
+}
+
 impl Place {
     fn counter(&self) -> &Counter {
         if self.is_reserved { &self.places.for_revocations } else { &self.places.all }
@@ -222,13 +232,17 @@ impl Drop for Place {
 
 /// A number of places. Nobody waits for one, so that nothing more is needed.
 #[derive(Debug)]
-struct Counter {
+pub(crate) struct Counter {
     most: usize,
     taken: AtomicUsize,
 }
 
 impl Counter {
-    fn take(&self) -> bool {
+    pub(crate) const fn new(most: usize) -> Self {
+        Self { most, taken: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn take(&self) -> bool {
         let free = self.taken.fetch_add(1, Ordering::Relaxed) < self.most;
         if !free {
             self.give_back();
@@ -236,24 +250,24 @@ impl Counter {
         free
     }
 
-    fn give_back(&self) {
+    pub(crate) fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// How many places each has of those who share them.
 #[derive(Debug)]
-struct Share<K> {
+pub(crate) struct Share<K> {
     most: usize,
     taken: Mutex<HashMap<K, usize>>,
 }
 
 impl<K: Hash + Eq + Clone> Share<K> {
-    fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most, taken: Mutex::default() }
     }
 
-    fn take(&self, who: &K) -> bool {
+    pub(crate) fn take(&self, who: &K) -> bool {
         let mut taken = lock(&self.taken);
         match taken.get_mut(who) {
             Some(count) if *count >= self.most => false,
@@ -266,7 +280,7 @@ impl<K: Hash + Eq + Clone> Share<K> {
     }
 
     /// Whoever has none left is forgotten.
-    fn give_back(&self, who: &K) {
+    pub(crate) fn give_back(&self, who: &K) {
         let mut taken = lock(&self.taken);
         if let Some(count) = taken.get_mut(who) {
             *count -= 1;

@@ -16,6 +16,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::Full;
 use hyper::service::Service as HyperService;
+use tokio::sync::watch;
 use tonic::{body::Body, service::Routes};
 use tonic_health::{ServingStatus, pb as health, server::HealthReporter};
 use tonic_reflection::pb as reflection;
@@ -65,14 +66,17 @@ pub enum InvalidDescriptors {
 pub struct Serving {
     reporter: HealthReporter,
     service: &'static str,
+    stopping: watch::Sender<bool>,
 }
 
 impl Serving {
-    /// Says whether the listener serves: its service by name, and the whole by the empty name.
+    /// Says whether the listener serves: its service by name, and the whole by the empty name. Where it did and does no more, whoever
+    /// watches is told so, and the streams end.
     pub async fn set(&self, serving: bool) {
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.reporter.set_service_status(self.service, status).await;
         self.reporter.set_service_status("", status).await;
+        self.stopping.send_replace(!serving);
     }
 }
 
@@ -197,7 +201,8 @@ async fn surround<S>(
     let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION, REFLECTION_ALPHA], REVOKE, limit)?;
 
     let (reporter, health_server) = tonic_health::server::health_reporter();
-    let serving = Serving { reporter, service };
+    let (stopping, stops) = watch::channel(false);
+    let serving = Serving { reporter, service, stopping };
     serving.set(false).await;
     let described = || {
         tonic_reflection::server::Builder::configure()
@@ -216,7 +221,7 @@ async fn surround<S>(
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(v1_alpha.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .prepare();
-    Ok((Calls::new(wrap(routes), request_ids, methods, concurrent_calls), serving))
+    Ok((Calls::new(wrap(routes), request_ids, methods, concurrent_calls, stops), serving))
 }
 
 /// Any gRPC services behind everything that surrounds a call of the product's own.
@@ -239,7 +244,8 @@ where
     S::Future: Send,
 {
     let methods = Methods::new(descriptor_sets, services, REVOKE, |_| limits.deadline)?;
-    Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls))
+    let (_, never) = watch::channel(false);
+    Ok(Calls::new(routes, request_ids, methods, limits.concurrent_calls, never))
 }
 
 impl<S: KeyStore, C: Clock, B> HyperService<Request<B>> for VerificationService<S, C>

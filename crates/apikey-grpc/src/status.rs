@@ -146,6 +146,12 @@ impl Failure {
         Self::of(ErrorKind::ResourceExhausted, "OVERLOADED", "the service is overloaded; try again later").retryable()
     }
 
+    /// A stream that waited has lasted as long as it may, or the listener stops.
+    pub(crate) fn stream_ended() -> Self {
+        let message = "the stream has lasted as long as it may, or the service stops: ask again";
+        Self::of(ErrorKind::Unavailable, "STREAM_ENDED", message).retryable()
+    }
+
     /// The message is larger than the limit.
     fn message_too_large(description: &str) -> Self {
         Self::of(ErrorKind::ResourceExhausted, "MESSAGE_TOO_LARGE", description)

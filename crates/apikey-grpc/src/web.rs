@@ -35,9 +35,11 @@ use crate::{
     credential,
     drain::Drained,
     frames,
-    places::{Incomplete, Unread},
+    listener::PeerAddress,
+    places::{self, Incomplete, Seat},
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
     status::Failure,
+    unread::Unread,
 };
 
 mod connect;
@@ -90,6 +92,7 @@ struct Shared {
     served: Arc<Served>,
     /// By Connect, whose runtime would read a message before it is known whether there is anybody who may send it.
     incomplete: Incomplete,
+    unread: Unread,
     guarded: &'static str,
     max_message_size: usize,
     patience: Duration,
@@ -160,8 +163,15 @@ where
         let connect = Connect::new(grpc.clone(), Arc::clone(&served), max_message_size, patience);
         let grpc = Single::new(grpc, Arc::clone(&served));
         let grpc_web = GrpcWebLayer::new().layer(grpc.clone());
-        let shared =
-            Shared { request_ids, served, incomplete: Incomplete::default(), guarded, max_message_size, patience };
+        let shared = Shared {
+            request_ids,
+            served,
+            incomplete: Incomplete::default(),
+            unread: Unread::default(),
+            guarded,
+            max_message_size,
+            patience,
+        };
         Ok(Self { grpc, grpc_web, connect, origins: Arc::default(), shared: Arc::new(shared) })
     }
 
@@ -179,7 +189,15 @@ where
             // The inner service takes it over, and so names the same id in its log.
             request.headers_mut().insert(X_REQUEST_ID, request_id.header());
             let annotation = self.origins.annotation(request.headers());
+            let connection = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
+            let method = self.shared.served.find(request.uri().path());
+            let streams = method.is_some_and(|method| method.client_streaming || method.server_streaming);
+            let (unread, seat) = (self.shared.unread.clone(), Seat::default());
+            request.extensions_mut().insert(seat.clone());
             let mut response = self.pass_on(request, &request_id).await;
+            if !streams {
+                response = unread.keep(connection, seat, response).await;
+            }
             annotation.add_to(response.headers_mut());
             response
         };
@@ -244,8 +262,10 @@ impl Shared {
         let reading = self.incomplete.read(body, |received| received.len() > most);
         match tokio::time::timeout(limit, reading).await {
             Ok(Ok(message)) => Ok(Request::from_parts(head, Body::new(Full::new(message)))),
-            Ok(Err(Unread::MadeRoom)) => Err((Failure::overloaded(), head.headers)),
-            Ok(Err(Unread::Failed(error))) => Err((Failure::malformed_message(&error.to_string()), head.headers)),
+            Ok(Err(places::Unread::MadeRoom)) => Err((Failure::overloaded(), head.headers)),
+            Ok(Err(places::Unread::Failed(error))) => {
+                Err((Failure::malformed_message(&error.to_string()), head.headers))
+            }
             Err(_) => Err((Failure::deadline_exceeded(), head.headers)),
         }
     }

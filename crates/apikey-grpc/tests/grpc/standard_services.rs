@@ -7,6 +7,7 @@ use tonic_reflection::pb::v1 as reflection;
 
 use crate::service::{Setup, start_with};
 
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Both names of the one protocol: their messages are alike.
 const REFLECT: [&str; 2] = [
@@ -72,4 +73,46 @@ async fn reflection_lists_what_the_listener_serves_and_describes_it() {
         assert!(answer.trailers.contains_key("grpc-status"));
         assert_eq!((answer.code(), answer.reason().as_str()), (Code::NotFound, "NOT_FOUND"));
     }
+}
+
+#[tokio::test]
+async fn whoever_watches_is_told_that_the_service_stops_and_then_the_stream_ends() {
+    let running = start_with(Setup::default()).await;
+    for listener in [&running.public, &running.verification] {
+        listener.serving.set(true).await;
+        let watch = {
+            let wire = listener.wire().await;
+            tokio::spawn(async move { wire.call(WATCH, &[], &health::HealthCheckRequest::default()).await })
+        };
+        let wire = listener.wire().await;
+        // However many there are, it is among them by now.
+        while !watch.is_finished() {
+            wire.call(CHECK, &[], &health::HealthCheckRequest::default()).await;
+            listener.serving.set(false).await;
+        }
+        let answer = watch.await.unwrap();
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unavailable, "STREAM_ENDED"));
+        assert!(!answer.body.is_empty(), "what it was told before");
+    }
+}
+
+#[tokio::test]
+async fn one_peer_watches_no_more_than_its_share() {
+    let running = start_with(Setup::default()).await;
+    let mut watching = tokio::task::JoinSet::new();
+    let mut wires = Vec::new();
+    for _ in 0..3 {
+        wires.push(running.public.wire().await);
+    }
+    for wire in wires.iter().flat_map(|wire| std::iter::repeat_n(wire, 60)) {
+        let wire = wire.clone();
+        watching.spawn(async move { wire.call(WATCH, &[], &health::HealthCheckRequest::default()).await });
+    }
+    for _ in 0..3 * 60 - 128 {
+        let refused = watching.join_next().await.unwrap().unwrap();
+        assert_eq!((refused.code(), refused.reason().as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    }
+    let answer = wires[0].call(CHECK, &[], &health::HealthCheckRequest::default()).await;
+    assert_eq!(answer.code(), Code::Ok, "who only asks is answered");
+    assert_eq!(watching.len(), 128);
 }
