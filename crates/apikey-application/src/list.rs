@@ -64,12 +64,16 @@ pub struct ListApiKeys<S> {
     policy: Policy,
 }
 
-impl<S: KeyStore> ListApiKeys<S> {
+impl<S> ListApiKeys<S> {
     /// Keys on a page where the caller does not say.
     pub const DEFAULT_PAGE_SIZE: u32 = 50;
     /// The most keys on a page.
     pub const MAX_PAGE_SIZE: u32 = 1_000;
+    /// About the most bytes on a page, which ends earlier where its keys are large: what nobody reads is kept for a while.
+    pub const MAX_PAGE_BYTES: usize = 512 * 1024;
+}
 
+impl<S: KeyStore> ListApiKeys<S> {
     /// Lists keys under that policy.
     pub fn new(store: Arc<S>, policy: Policy) -> Self {
         Self { store, policy }
@@ -105,7 +109,12 @@ impl<S: KeyStore> ListApiKeys<S> {
         }
 
         let query = PageQuery { organization_id: organization_id.clone(), key_type, after, limit };
-        let page = self.store.page(&query).await?;
+        let mut page = self.store.page(&query).await?;
+        let fitting = fitting(&page.keys);
+        if fitting < page.keys.len() {
+            page.keys.truncate(fitting);
+            page.more = true;
+        }
         let last = page.keys.last().filter(|_| page.more).map(ApiKey::parts);
         let next_page_token = last.map(|last| {
             let position = Position { created_at: last.created_at, id: last.id };
@@ -113,4 +122,20 @@ impl<S: KeyStore> ListApiKeys<S> {
         });
         Ok(Listing { next_page_token, keys: page.keys, total_count: page.total_count })
     }
+}
+
+/// What a key takes on a page besides its name and permissions, in bytes: ids, instants, tags.
+const KEY_BYTES: usize = 192;
+/// What a permission takes: its number, or in JSON its name.
+const PERMISSION_BYTES: usize = 32;
+
+/// How many of these keys fit onto a page; at least one.
+fn fitting(keys: &[ApiKey]) -> usize {
+    let mut bytes = 0;
+    let fits = |key: &&ApiKey| {
+        let parts = key.parts();
+        bytes += KEY_BYTES + parts.name.as_str().len() + PERMISSION_BYTES * parts.permissions.iter().count();
+        bytes <= ListApiKeys::<()>::MAX_PAGE_BYTES
+    };
+    keys.iter().take_while(fits).count().max(1)
 }

@@ -53,12 +53,19 @@ pub struct CallLimits {
     /// is known who calls, one organization at most half after it; `RevokeApiKey` has an eighth besides. Health checks and reflection
     /// do not count.
     pub concurrent_calls: usize,
+    /// Whether the listener describes its services by reflection.
+    pub reflection: bool,
 }
 
 impl Default for CallLimits {
-    /// 5 s; 10 s to revoke; 1024 calls.
+    /// 5 s; 10 s to revoke; 1024 calls; reflection.
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), revoke_deadline: Duration::from_secs(10), concurrent_calls: 1024 }
+        Self {
+            deadline: Duration::from_secs(5),
+            revoke_deadline: Duration::from_secs(10),
+            concurrent_calls: 1024,
+            reflection: true,
+        }
     }
 }
 

@@ -196,7 +196,7 @@ async fn surround<S>(
     request_ids: RequestIds,
     limits: CallLimits,
 ) -> Result<(Calls<S>, Serving), InvalidDescriptors> {
-    let CallLimits { deadline, revoke_deadline, concurrent_calls } = limits;
+    let CallLimits { deadline, revoke_deadline, concurrent_calls, reflection } = limits;
     let limit = |method: &str| -> Duration { if method == REVOKE { revoke_deadline } else { deadline } };
     let methods = Methods::new(&DESCRIPTOR_SETS, &[service, HEALTH, REFLECTION, REFLECTION_ALPHA], REVOKE, limit)?;
 
@@ -215,12 +215,13 @@ async fn surround<S>(
             .with_service_name(REFLECTION)
             .with_service_name(REFLECTION_ALPHA)
     };
-    let (v1, v1_alpha) = (described().build_v1()?, described().build_v1alpha()?);
-    let routes = Routes::default()
-        .add_service(Whole(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE)))
-        .add_service(v1.max_decoding_message_size(MAX_MESSAGE_SIZE))
-        .add_service(v1_alpha.max_decoding_message_size(MAX_MESSAGE_SIZE))
-        .prepare();
+    let mut routes = Routes::default().add_service(Whole(health_server.max_decoding_message_size(MAX_MESSAGE_SIZE)));
+    if reflection {
+        routes = routes
+            .add_service(described().build_v1()?.max_decoding_message_size(MAX_MESSAGE_SIZE))
+            .add_service(described().build_v1alpha()?.max_decoding_message_size(MAX_MESSAGE_SIZE));
+    }
+    let routes = routes.prepare();
     Ok((Calls::new(wrap(routes), request_ids, methods, concurrent_calls, stops), serving))
 }
 

@@ -441,6 +441,7 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
             deadline: CALL,
             revoke_deadline: *revoke_deadline,
             concurrent_calls: settings.max_concurrent_requests,
+            reflection: settings.reflection,
         };
         let request_ids = RequestIds::new(&*entropy)?;
         let token = settings.verify_token.as_ref().map(|token| AccessToken::new(token)).transpose()?;

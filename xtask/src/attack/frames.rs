@@ -25,7 +25,7 @@ const ACK: u8 = 1;
 /// The largest frame that every peer takes, in bytes (RFC 9113, section 4.2).
 pub(super) const FULL: usize = 16 << 10;
 /// Larger than any window that is used here, in bytes.
-const WINDOW: u32 = 1 << 30;
+pub(super) const WINDOW: u32 = 1 << 30;
 const CANCEL: u32 = 8;
 
 /// An HTTP/2 frame (RFC 9113, section 4.1).
@@ -101,7 +101,11 @@ impl Peer {
 
     /// A peer that takes so many bytes of each answer.
     pub(super) fn connect_with_window(address: SocketAddr, bytes: u32) -> Result<Self> {
-        let connection = TcpStream::connect(address)?;
+        Self::over(TcpStream::connect(address)?, bytes)
+    }
+
+    /// A peer on that connection, that takes so many bytes of each answer.
+    pub(super) fn over(connection: TcpStream, bytes: u32) -> Result<Self> {
         connection.set_nodelay(true)?;
         let mut peer = Self { connection, unread: Vec::new(), next_stream: 1 };
         // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, section 6.5.2).

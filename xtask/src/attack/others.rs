@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Result, anyhow};
 
 use super::{
-    frames::{Peer, head, message},
+    frames::{Peer, WINDOW, head, message},
     now,
-    victim::{CREATE, LIST, PATIENCE, REVOKE, VERIFY, Victim, post, text},
+    victim::{CREATE, LIST, PATIENCE, REVOKE, VERIFY, Victim, connect_as_another, post, text},
 };
 
 /// Between two rounds of calls: others are no load.
@@ -99,7 +99,7 @@ pub(super) enum Verdict {
 
 /// Verifies a key on a connection of its own.
 pub(super) fn verify(address: std::net::SocketAddr, key: &str, strict: bool) -> Result<Verdict> {
-    let mut peer = Peer::connect(address)?;
+    let mut peer = Peer::over(connect_as_another(address)?, WINDOW)?;
     let mut request = text_field(1, key);
     if strict {
         request.extend([4 << 3, 1]);

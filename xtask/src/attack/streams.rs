@@ -17,14 +17,14 @@ const STREAMS: usize = 98;
 /// Keys on the page that nobody reads, each with a name as large as it may be.
 const KEYS: usize = 1_000;
 
-/// Pages that a manager asks for and never reads.
+/// Pages that a manager of one organization asks for and never reads.
 pub(super) fn unread_pages(arena: &Arena<'_>) -> Result<Outcome> {
     const CONNECTIONS: usize = 6;
-    let victim = arena.on_sqlite(&[])?;
-    let tenant = victim.create(&victim.administrator, "reader", r#""permissions":["PERMISSION_MANAGE_API_KEYS"]"#)?;
+    let victim = arena.on_postgres("unread_pages", &[])?;
+    let tenant = victim.tenant("readers")?;
     let name = "\u{1F511}".repeat(200);
     for _ in 0..KEYS {
-        victim.create(&victim.administrator, &name, "")?;
+        victim.create(&tenant, &name, "")?;
     }
     // Pagination { page_size: 1000 }, as field 2.
     let request = message(&[2 << 3 | 2, 3, 1 << 3, 0xE8, 0x07]);
@@ -33,7 +33,7 @@ pub(super) fn unread_pages(arena: &Arena<'_>) -> Result<Outcome> {
         for _ in 0..CONNECTIONS {
             let mut peer = Peer::connect_with_window(victim.service.public, 0)?;
             for stream in 0..STREAMS {
-                if peer.open(&head(LIST, Some(&tenant.raw_key)), Some(&request)).is_err() {
+                if peer.open(&head(LIST, Some(&tenant)), Some(&request)).is_err() {
                     break;
                 }
                 // Few at once: what is refused for its number is no answer that is kept.

@@ -11,6 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use apikey_domain::{KeyType, pidgr};
+use rustix::net::{
+    AddressFamily, SocketType, bind, connect, socket,
+    sockopt::{Timeout, set_socket_timeout},
+};
 
 use crate::{
     process::output,
@@ -23,6 +27,9 @@ pub(super) const REVOKE: &str = "/pidgr.v1.ApiKeyService/RevokeApiKey";
 pub(super) const VERIFY: &str = "/pidgr.v1.ApiKeyVerificationService/VerifyApiKey";
 pub(super) const WATCH: &str = "/grpc.health.v1.Health/Watch";
 pub(super) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+/// Whom others call from; attackers have 127.0.0.1.
+const OTHERS: [u8; 4] = [127, 0, 0, 2];
 
 /// How long a caller waits for an answer: longer than the service takes for any call that it does not refuse.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -114,9 +121,19 @@ pub(super) fn revoke(address: SocketAddr, key: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// A connection from another address than the attacker's, so that others have shares of their own.
+pub(super) fn connect_as_another(address: SocketAddr) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::from((OTHERS, 0)))?;
+    // Linux limits a blocking connect by the time limit for sending (socket(7)).
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    connect(&socket, &address)?;
+    Ok(socket.into())
+}
+
 /// One call by Connect over HTTP/1.1, on a connection of its own: the status and the body.
 pub(super) fn post(address: SocketAddr, path: &str, key: &str, json: &str) -> Result<(u16, String)> {
-    let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let mut connection = connect_as_another(address)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.write_all(request_head(path, key, json.len()).as_bytes())?;
     connection.write_all(json.as_bytes())?;

@@ -52,6 +52,32 @@ async fn pages_follow_each_other_newest_first_and_end() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_keys_ends_earlier_and_none_is_lost() {
+    let house = a_house();
+    let name = apikey_domain::KeyName::parse(&"\u{1F511}".repeat(200)).unwrap();
+    (0..1_000).for_each(|seed| {
+        house.store.put(a_key_with(seed, |parts| {
+            parts.name = name.clone();
+            parts.permissions = apikey_domain::pidgr::CATALOGUE.all();
+        }));
+    });
+    let (mut seen, mut pages, mut last) = (std::collections::HashSet::new(), 0, None);
+    loop {
+        let listing = house.list.list(&a_manager(), Ok(page(1_000, last.as_ref()))).await.unwrap();
+        let bytes: usize = listing.keys.iter().map(|key| key.parts().name.as_str().len()).sum();
+        assert!((1..=512 * 1024).contains(&bytes), "{bytes}");
+        seen.extend(listing.keys.iter().map(apikey_domain::ApiKey::id));
+        pages += 1;
+        if listing.next_page_token.is_none() {
+            break;
+        }
+        last = Some(listing);
+    }
+    assert_eq!(seen.len(), 1_000);
+    assert!(pages > 1, "{pages}");
+}
+
+#[tokio::test]
 async fn a_page_size_of_zero_is_fifty_and_above_a_thousand_a_thousand() {
     let house = a_house();
     (0..1_002).for_each(|seed| house.store.put(a_key_with(seed, |_| ())));

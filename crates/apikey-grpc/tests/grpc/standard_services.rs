@@ -76,6 +76,16 @@ async fn reflection_lists_what_the_listener_serves_and_describes_it() {
 }
 
 #[tokio::test]
+async fn reflection_can_be_switched_off() {
+    let calls = apikey_grpc::CallLimits { reflection: false, ..apikey_grpc::CallLimits::default() };
+    let running = start_with(Setup { calls, ..Setup::default() }).await;
+    for (listener, path) in [(&running.public, REFLECT[0]), (&running.verification, REFLECT[1])] {
+        let answer = listener.wire().await.call(path, &[], &reflection::ServerReflectionRequest::default()).await;
+        assert_eq!((answer.code(), answer.reason().as_str()), (Code::Unimplemented, "METHOD_UNKNOWN"));
+    }
+}
+
+#[tokio::test]
 async fn whoever_watches_is_told_that_the_service_stops_and_then_the_stream_ends() {
     let running = start_with(Setup::default()).await;
     for listener in [&running.public, &running.verification] {

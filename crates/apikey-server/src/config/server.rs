@@ -33,6 +33,7 @@ pub(crate) struct ServerSettings {
     pub(crate) max_connections_per_peer: usize,
     pub(crate) max_concurrent_requests: usize,
     pub(crate) failed_attempts_per_second: Option<NonZeroU32>,
+    pub(crate) reflection: bool,
 }
 
 /// Which store.
@@ -108,6 +109,7 @@ impl ServerSettings {
             max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,
             failed_attempts_per_second: effective
                 .required(&table::MAX_FAILED_ATTEMPTS, |text| text.parse().ok().map(NonZeroU32::new))?,
+            reflection: effective.required(&table::REFLECTION, flag)?,
         };
         settings.check_exposure(effective.required(&table::ALLOW_PLAINTEXT, flag)?)?;
         Ok(settings)

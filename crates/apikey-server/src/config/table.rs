@@ -55,6 +55,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &MAX_CONNECTIONS_PER_PEER,
     &MAX_CONCURRENT_REQUESTS,
     &MAX_FAILED_ATTEMPTS,
+    &REFLECTION,
     &LOG_LEVEL,
     &LOG_FORMAT,
     &ENDPOINT,
@@ -296,6 +297,11 @@ pub(super) static MAX_FAILED_ATTEMPTS: Setting = Setting {
     accepts: Accepts::Integer { min: 0, max: 100_000 },
     default: Default::Text("5"),
     help: "The most calls a second with keys that are not valid from one address (IPv6: /64), four times as many at once; then keys that are not in memory are refused there. 0 is without limit, for where all calls come by one proxy",
+pub(super) static REFLECTION: Setting = Setting {
+    name: "reflection",
+    accepts: Accepts::Flag,
+    default: Default::Text("true"),
+    help: "Whether the listeners describe their services to whoever asks, as grpcurl and Postman do",
     ..SERVER
 };
 pub(super) static LOG_LEVEL: Setting = Setting {
