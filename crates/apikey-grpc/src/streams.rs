@@ -91,7 +91,7 @@ impl Open {
             let stops = async {
                 if stopping.wait_for(|stopping| *stopping).await.is_err() {
                     // Nobody is left who could say so.
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {

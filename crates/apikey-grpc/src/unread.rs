@@ -186,13 +186,13 @@ mod tests {
 
     use super::*;
 
-    fn connection(port: u16) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    fn connection(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
     }
 
     async fn answer(unread: &Unread, port: u16, bytes: usize) -> Response<Body> {
         let body = Body::new(Full::new(Bytes::from(vec![7; bytes])));
-        unread.keep(connection(port), Seat::default(), Response::new(body)).await
+        unread.keep(Some(connection(port)), Seat::default(), Response::new(body)).await
     }
 
     async fn is_read(response: Response<Body>, bytes: usize) -> bool {

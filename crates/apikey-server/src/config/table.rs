@@ -297,6 +297,8 @@ pub(super) static MAX_FAILED_ATTEMPTS: Setting = Setting {
     accepts: Accepts::Integer { min: 0, max: 100_000 },
     default: Default::Text("5"),
     help: "The most calls a second with keys that are not valid from one address (IPv6: /64), four times as many at once; then keys that are not in memory are refused there. 0 is without limit, for where all calls come by one proxy",
+    ..SERVER
+};
 pub(super) static REFLECTION: Setting = Setting {
     name: "reflection",
     accepts: Accepts::Flag,
