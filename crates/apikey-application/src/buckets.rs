@@ -53,6 +53,15 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         over_at.set(who, over + self.interval);
     }
 
+    /// Counts an event if there is room for it, and says so.
+    pub(crate) fn take(&self, who: &K, now: Monotonic) -> bool {
+        let has_room = self.has_room(who, now);
+        if has_room {
+            self.count(who, now);
+        }
+        has_room
+    }
+
     /// Of how many something is remembered.
     #[cfg(test)]
     fn remembered(&self) -> usize {
@@ -98,17 +107,11 @@ mod tests {
     #[test]
     fn after_a_burst_the_rate_is_kept_and_a_pause_gives_the_burst_back() {
         let buckets = two_a_second_and_three_at_once();
-        let take = |who, at| {
-            buckets.has_room(&who, at) && {
-                buckets.count(&who, at);
-                true
-            }
-        };
-        let taken = |at: Monotonic| (0..10).filter(|_| take(1, at)).count();
+        let taken = |at: Monotonic| (0..10).filter(|_| buckets.take(&1, at)).count();
         assert_eq!(taken(at(0)), 3);
         assert_eq!((taken(at(499)), taken(at(500)), taken(at(2_000))), (0, 1, 3));
         assert_eq!(taken(at(60_000)), 3);
-        assert!(take(2, at(60_000)), "others are not concerned");
+        assert!(buckets.take(&2, at(60_000)), "others are not concerned");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Issue a key: at most once per idempotency key, and never with more permissions than the caller holds.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use apikey_domain::{
-    ApiKey, AuditEvent, IssueApiKeyError, KeyId, KeyName, KeyType, MissingPermissions, NewApiKey, PermissionSet,
-    RawKey, Timestamp,
+    ApiKey, AuditEvent, IssueApiKeyError, KeyId, KeyName, KeyType, MissingPermissions, NewApiKey, OrganizationId,
+    PermissionSet, RawKey, Timestamp,
 };
 
 use crate::{
-    Caller, ErrorKind, FieldViolation, Idempotency, IdempotencyKey, Policy, RequestDigest,
+    Caller, ErrorKind, FieldViolation, Idempotency, IdempotencyKey, Limits, Policy, RequestDigest,
+    limits::Changes,
     ports::{Change, Clock, Commit, CommitError, Entropy, EntropyError, KeyStore, StoreError, StoredIdempotency},
 };
 
@@ -72,6 +73,15 @@ pub enum IssueError {
     /// The key that authorized the call was revoked or has expired meanwhile.
     #[error("the authorizing key no longer stands")]
     CallerRevoked,
+    /// The organization has as many live keys as it may have.
+    #[error("the organization has {limit} keys that are neither revoked nor expired, and may have no more")]
+    TooManyKeys {
+        /// How many that are.
+        limit: NonZeroU32,
+    },
+    /// The organization makes keys faster than it may.
+    #[error("the organization makes more keys a second than it may")]
+    TooManyChanges,
     /// There is no entropy.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -92,6 +102,7 @@ impl IssueError {
             Self::InvalidFields(_) => ErrorKind::InvalidArgument,
             Self::AlreadyIssued { .. } => ErrorKind::AlreadyExists,
             Self::CallerRevoked => ErrorKind::Unauthenticated,
+            Self::TooManyKeys { .. } | Self::TooManyChanges => ErrorKind::ResourceExhausted,
             Self::Entropy(_) | Self::DuplicateKey => ErrorKind::Internal,
             Self::Store(error) => ErrorKind::from(error),
         }
@@ -104,18 +115,27 @@ pub struct IssueApiKey<S, C, E> {
     clock: Arc<C>,
     entropy: Arc<E>,
     policy: Policy,
+    live_keys: Option<NonZeroU32>,
+    creations: Changes<OrganizationId>,
 }
 
 impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
     /// Issues keys under that policy.
     pub fn new(store: Arc<S>, clock: Arc<C>, entropy: Arc<E>, policy: Policy) -> Self {
-        Self { store, clock, entropy, policy }
+        Self { store, clock, entropy, policy, live_keys: None, creations: Changes::limited_to(None) }
+    }
+
+    /// The same within those limits.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        let Limits { live_keys, changes_per_second } = limits;
+        Self { live_keys, creations: Changes::limited_to(changes_per_second), ..self }
     }
 
     /// Issues a key. `request` is what the transport read, or what is wrong with it: only a permitted caller learns which.
     ///
     /// # Errors
-    /// [`IssueError`], in this order: the caller's permission, the fields, the privilege ceiling, repetition.
+    /// [`IssueError`], in this order: the caller's permission, the fields, the privilege ceiling, the rate, repetition, the number of keys.
     pub async fn issue(
         &self,
         caller: &Caller,
@@ -127,6 +147,10 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
         self.refuse_keys_in_texts(&request)?;
         self.check_catalogue(&request.permissions)?;
         principal.may_grant(&request.permissions)?;
+
+        if !self.creations.take(&principal.organization_id, self.clock.monotonic()) {
+            return Err(IssueError::TooManyChanges);
+        }
 
         let idempotency = claim(caller, &request);
         let now = self.clock.now();
@@ -148,7 +172,7 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
 
         let request_digest = idempotency.as_ref().map(|claim| claim.request);
         let commit = Commit {
-            change: Change::Issue { key: key.clone(), idempotency },
+            change: Change::Issue { key: key.clone(), idempotency, most_live: self.live_keys.map(NonZeroU32::get) },
             events: vec![AuditEvent { event, actor: principal.actor.clone(), origin: caller.origin.clone() }],
             on_behalf_of: principal.actor.key_id(),
             now,
@@ -160,6 +184,10 @@ impl<S: KeyStore, C: Clock, E: Entropy> IssueApiKey<S, C, E> {
                 None => Err(StoreError::Defect("an idempotency key was refused that was not sent".into()).into()),
             },
             Err(CommitError::AuthorizerNotStanding) => Err(IssueError::CallerRevoked),
+            Err(error @ CommitError::TooManyKeys) => match self.live_keys {
+                Some(limit) => Err(IssueError::TooManyKeys { limit }),
+                None => Err(StoreError::Defect(Box::new(error)).into()),
+            },
             Err(CommitError::DuplicateDigest) => Err(IssueError::DuplicateKey),
             Err(error @ (CommitError::StaleRevision | CommitError::NotFound)) => {
                 Err(StoreError::Defect(Box::new(error)).into())

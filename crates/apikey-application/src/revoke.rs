@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use apikey_domain::{AuditEvent, KeyId, MissingPermissions};
+use apikey_domain::{Actor, AuditEvent, KeyId, MissingPermissions, OrganizationId};
 
 use crate::{
     Asker, Caller, ErrorKind, FieldViolation, KeyCache, Policy,
     error::Checked,
     fence::{Arrival, Monotonic, Ruling, may_cache},
     freshness::Freshness,
+    limits::{Changes, Limits},
     ports::{Change, Clock, Commit, CommitError, Confirmations, Confirmed, KeyStore, Read, Seq, StoreError},
 };
 
@@ -34,6 +35,9 @@ pub enum RevokeError {
     /// The key that authorized the call was revoked or has expired meanwhile.
     #[error("the authorizing key no longer stands")]
     CallerRevoked,
+    /// The caller revokes more keys a second than it may.
+    #[error("the caller revokes more keys a second than it may")]
+    TooManyChanges,
     /// Others kept changing the key.
     #[error("the key was changed by others again and again")]
     Contended,
@@ -54,6 +58,7 @@ impl RevokeError {
             Self::InvalidFields(_) => ErrorKind::InvalidArgument,
             Self::NotFound => ErrorKind::NotFound,
             Self::CallerRevoked => ErrorKind::Unauthenticated,
+            Self::TooManyChanges => ErrorKind::ResourceExhausted,
             Self::Contended | Self::NotConfirmed(_) => ErrorKind::Unavailable,
             Self::Store(error) => ErrorKind::from(error),
         }
@@ -67,13 +72,21 @@ pub struct RevokeApiKey<S, C, R> {
     clock: Arc<C>,
     freshness: Freshness<C>,
     policy: Policy,
+    /// Each caller's: nobody keeps another one from revoking.
+    revocations: Changes<(OrganizationId, Actor)>,
 }
 
 impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
     /// Revokes keys under that policy. The cache is the one that verifications are answered from.
     pub fn new(store: Arc<S>, cache: Arc<KeyCache>, confirmations: Arc<R>, clock: Arc<C>, policy: Policy) -> Self {
         let freshness = Freshness::new(cache, Arc::clone(&clock), Asker::Trusted);
-        Self { store, confirmations, clock, freshness, policy }
+        Self { store, confirmations, clock, freshness, policy, revocations: Changes::limited_to(None) }
+    }
+
+    /// The same within those limits.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { revocations: Changes::limited_to(limits.changes_per_second), ..self }
     }
 
     /// Revokes a key, and returns once no replica accepts it any more. A key that is already revoked keeps its `revoked_at`;
@@ -93,6 +106,11 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
         self.policy.authorize(principal)?;
         let key_id = key_id.map_err(RevokeError::InvalidFields)?;
         let organization_id = &principal.organization_id;
+        if self.revocations.are_limited()
+            && !self.revocations.take(&(organization_id.clone(), principal.actor.clone()), self.freshness.now())
+        {
+            return Err(RevokeError::TooManyChanges);
+        }
 
         let arrival = Arrival::new(self.freshness.now(), STRICT);
         for _ in 0..ATTEMPTS {
@@ -123,7 +141,11 @@ impl<S: KeyStore, C: Clock, R: Confirmations> RevokeApiKey<S, C, R> {
                 // What the read saw, the change did not: the next read tells.
                 Err(CommitError::StaleRevision | CommitError::NotFound) => {}
                 Err(CommitError::AuthorizerNotStanding) => return Err(RevokeError::CallerRevoked),
-                Err(error @ (CommitError::DuplicateDigest | CommitError::IdempotencyKeyUsed(_))) => {
+                Err(
+                    error @ (CommitError::DuplicateDigest
+                    | CommitError::TooManyKeys
+                    | CommitError::IdempotencyKeyUsed(_)),
+                ) => {
                     return Err(StoreError::Defect(Box::new(error)).into());
                 }
                 Err(CommitError::Store(error)) => return Err(error.into()),

@@ -6,6 +6,8 @@
 mod house;
 #[path = "use_cases/issue.rs"]
 mod issue;
+#[path = "use_cases/limits.rs"]
+mod limits;
 #[path = "use_cases/list.rs"]
 mod list;
 #[path = "use_cases/memory.rs"]

@@ -152,6 +152,11 @@ impl Failure {
         Self::of(ErrorKind::Unavailable, "STREAM_ENDED", message).retryable()
     }
 
+    /// The organization, or the caller, changes more in a second than it may.
+    fn too_many_changes(kind: ErrorKind) -> Self {
+        Self::of(kind, "TOO_MANY_CHANGES", "more changes were asked for than are allowed in a second").retryable()
+    }
+
     /// The message is larger than the limit.
     fn message_too_large(description: &str) -> Self {
         Self::of(ErrorKind::ResourceExhausted, "MESSAGE_TOO_LARGE", description)
@@ -320,6 +325,13 @@ impl From<IssueError> for Failure {
             IssueError::InvalidFields(violations) => Self::invalid_fields(violations),
             IssueError::AlreadyIssued { key_id } => Self::already_issued(key_id),
             IssueError::CallerRevoked => Self::unauthenticated(CALLER_REVOKED),
+            IssueError::TooManyKeys { limit } => {
+                let message = format!(
+                    "the organization has {limit} keys that are neither revoked nor expired, and may have no more"
+                );
+                Self::of(error.kind(), "TOO_MANY_KEYS", message)
+            }
+            IssueError::TooManyChanges => Self::too_many_changes(error.kind()),
             IssueError::Entropy(_) | IssueError::DuplicateKey => Self::internal(error),
             IssueError::Store(error) => error.into(),
         }
@@ -343,6 +355,7 @@ impl From<RevokeError> for Failure {
             RevokeError::InvalidFields(violations) => Self::invalid_fields(violations),
             RevokeError::NotFound => Self::api_key_not_found(),
             RevokeError::CallerRevoked => Self::unauthenticated(CALLER_REVOKED),
+            RevokeError::TooManyChanges => Self::too_many_changes(error.kind()),
             RevokeError::Contended => Self::of(error.kind(), "CONTENDED", "the key was changed by others meanwhile")
                 .retryable()
                 .caused_by(error),

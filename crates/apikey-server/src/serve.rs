@@ -427,7 +427,8 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
                 tokens,
                 Attempts::limited_to(settings.failed_attempts_per_second),
             ),
-            issue: IssueApiKey::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&entropy), policy.clone()),
+            issue: IssueApiKey::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&entropy), policy.clone())
+                .within(settings.limits),
             list: ListApiKeys::new(Arc::clone(store), policy.clone()),
             revoke: RevokeApiKey::new(
                 Arc::clone(store),
@@ -435,7 +436,8 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
                 Arc::clone(confirmations),
                 Arc::clone(clock),
                 policy,
-            ),
+            )
+            .within(settings.limits),
         };
         let limits = CallLimits {
             deadline: CALL,

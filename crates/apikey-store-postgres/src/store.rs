@@ -199,7 +199,9 @@ impl KeyStore for PostgresStore {
         let Commit { change, events, on_behalf_of, now } = commit;
         let circumstances = Circumstances { lock_timeout: &self.lock_timeout, events, on_behalf_of, now };
         match change {
-            Change::Issue { key, idempotency } => issue(&self.connections, key, idempotency, circumstances).await,
+            Change::Issue { key, idempotency, most_live } => {
+                issue(&self.connections, key, idempotency, most_live, circumstances).await
+            }
             Change::Revoke { key } => revoke(&self.connections, &key, circumstances).await,
             Change::ConfirmRevoked { organization_id, key_id, digest: _ } => {
                 confirm(&self.connections, &organization_id, key_id, circumstances).await

@@ -23,8 +23,8 @@ pub(crate) fn apply(connection: &mut SqliteConnection, commit: Commit) -> Result
             authorize(connection, key_id, now)?;
         }
         match change {
-            Change::Issue { key, idempotency } => {
-                issue(connection, key, idempotency, now)?;
+            Change::Issue { key, idempotency, most_live } => {
+                issue(connection, key, idempotency, most_live, now)?;
                 record_events(connection, &events)?;
                 head(connection)
             }
@@ -53,6 +53,7 @@ fn issue(
     connection: &mut SqliteConnection,
     key: ApiKey,
     idempotency: Option<Idempotency>,
+    most_live: Option<u32>,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let key_id = key.id();
@@ -60,6 +61,11 @@ fn issue(
         && let Some(used) = find_idempotency(connection, organization_id, &actor.to_string(), key)?
     {
         return Err(CommitError::IdempotencyKeyUsed(used).into());
+    }
+    if let Some(most) = most_live
+        && live_keys(connection, key.organization_id(), most, now)? >= u64::from(most)
+    {
+        return Err(CommitError::TooManyKeys.into());
     }
     let (organization_id, key_type) = (key.organization_id().clone(), key.parts().key_type.name());
     let inserted = diesel::insert_into(api_keys::table)
@@ -94,6 +100,23 @@ fn issue(
             .execute(connection)?;
     }
     Ok(())
+}
+
+/// How many keys of that organization are neither revoked nor expired; no more are counted than are asked about.
+fn live_keys(
+    connection: &mut SqliteConnection,
+    organization_id: &OrganizationId,
+    most: u32,
+    now: Timestamp,
+) -> Result<u64, Failure> {
+    let live: Vec<Vec<u8>> = api_keys::table
+        .filter(api_keys::organization_id.eq(organization_id.as_str()))
+        .filter(api_keys::revoked_at.is_null())
+        .filter(api_keys::expires_at.is_null().or(api_keys::expires_at.gt(now.unix_micros())))
+        .select(api_keys::id)
+        .limit(i64::from(most))
+        .load(connection)?;
+    Ok(live.len() as u64)
 }
 
 /// The stored key must be the one that the change was made from.

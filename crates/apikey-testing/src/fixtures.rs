@@ -125,7 +125,7 @@ pub fn an_event(key: &ApiKey, kind: KeyEventKind, at: Timestamp) -> AuditEvent {
 pub fn issue(key: &ApiKey) -> Commit {
     let now = key.parts().created_at;
     Commit {
-        change: Change::Issue { key: key.clone(), idempotency: None },
+        change: Change::Issue { key: key.clone(), idempotency: None, most_live: None },
         events: vec![an_event(key, KeyEventKind::Issued, now)],
         on_behalf_of: None,
         now,
@@ -135,7 +135,7 @@ pub fn issue(key: &ApiKey) -> Commit {
 /// The commit that issues that key at most once.
 #[must_use]
 pub fn issue_once(key: &ApiKey, idempotency: Idempotency) -> Commit {
-    Commit { change: Change::Issue { key: key.clone(), idempotency: Some(idempotency) }, ..issue(key) }
+    Commit { change: Change::Issue { key: key.clone(), idempotency: Some(idempotency), most_live: None }, ..issue(key) }
 }
 
 /// A claim of that key's organization and that actor, for a request that `message` stands for.

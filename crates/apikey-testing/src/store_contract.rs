@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Where several reasons to refuse a commit apply, every store gives the first of these: the authorizing key no longer stands,
-//! the idempotency key was used, there is no such key, the revision is stale, the digest is a duplicate. Whoever no longer
+//! the idempotency key was used, the organization has as many keys as it may have, there is no such key, the revision is stale, the digest is a duplicate. Whoever no longer
 //! stands learns nothing else.
 
 pub mod authorizer;
@@ -18,6 +18,7 @@ pub mod commits;
 pub mod head;
 pub mod idempotency;
 pub mod keys;
+pub mod limits;
 pub mod paging;
 pub mod texts;
 pub mod usage;
@@ -202,6 +203,9 @@ macro_rules! store_contract {
             keys::organizations_see_only_their_own_keys,
             keys::organizations_are_compared_to_the_byte,
             keys::the_store_answers_a_ping,
+            limits::a_key_above_the_limit_is_refused_and_leaves_nothing,
+            limits::revoked_and_expired_keys_and_those_of_others_do_not_count,
+            limits::a_repetition_above_the_limit_is_told_the_first_key,
             paging::keys_of_one_instant_are_ordered_by_id,
             paging::each_page_size_shows_each_key_once,
             paging::a_page_that_is_exactly_full_and_last_says_so,
@@ -246,6 +250,7 @@ mod tests {
             ("head", include_str!("store_contract/head.rs")),
             ("idempotency", include_str!("store_contract/idempotency.rs")),
             ("keys", include_str!("store_contract/keys.rs")),
+            ("limits", include_str!("store_contract/limits.rs")),
             ("paging", include_str!("store_contract/paging.rs")),
             ("texts", include_str!("store_contract/texts.rs")),
             ("usage", include_str!("store_contract/usage.rs")),

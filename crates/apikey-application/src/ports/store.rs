@@ -69,6 +69,9 @@ pub enum Change {
         key: ApiKey,
         /// The claim that this request is carried out at most once.
         idempotency: Option<Idempotency>,
+        /// How many keys of its organization may be neither revoked nor expired then, this one included; without a number, any.
+        /// Where creations run at the same time, each need not see the others.
+        most_live: Option<u32>,
     },
     /// Stores a key that was revoked. The stored revision must be the key's own minus one. Advances the head, and notes its new
     /// number as the key's `narrowed_seq`.
@@ -231,6 +234,9 @@ pub enum CommitError {
     /// There is no such key in that organization, or it is not revoked where it should be confirmed.
     #[error("there is no such key")]
     NotFound,
+    /// The organization has as many keys as it may have.
+    #[error("the organization has as many keys as it may have")]
+    TooManyKeys,
     /// A key with that digest exists.
     #[error("a key with that digest exists")]
     DuplicateDigest,

@@ -54,11 +54,12 @@ fn all() -> Vec<(String, ErrorKind, Failure)> {
     each!(IssueError:
         IssueError::PermissionDenied(missing()), IssueError::InvalidFields(violations()),
         IssueError::AlreadyIssued { key_id: key_id() }, IssueError::CallerRevoked,
+        IssueError::TooManyKeys { limit: std::num::NonZeroU32::MIN }, IssueError::TooManyChanges,
         IssueError::Entropy(EntropyError("gone".into())), IssueError::DuplicateKey);
     each!(ListError: ListError::PermissionDenied(missing()), ListError::InvalidFields(violations()));
     each!(RevokeError:
         RevokeError::PermissionDenied(missing()), RevokeError::InvalidFields(violations()), RevokeError::NotFound,
-        RevokeError::CallerRevoked, RevokeError::Contended, RevokeError::NotConfirmed(StoreError::TimedOut));
+        RevokeError::CallerRevoked, RevokeError::TooManyChanges, RevokeError::Contended, RevokeError::NotConfirmed(StoreError::TimedOut));
     for error in store_errors() {
         let label = format!("StoreError::{}", name(&error));
         let kind = ErrorKind::from(&error);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use apikey_application::fence::Lease;
+use apikey_application::{Limits, fence::Lease};
 use apikey_grpc::web::AllowedOrigins;
 use apikey_identity::{JwksSource, JwtSettings};
 use apikey_store_postgres::{Options, PostgresStore, Schema, UrlSource};
@@ -34,6 +34,7 @@ pub(crate) struct ServerSettings {
     pub(crate) max_concurrent_requests: usize,
     pub(crate) failed_attempts_per_second: Option<NonZeroU32>,
     pub(crate) reflection: bool,
+    pub(crate) limits: Limits,
 }
 
 /// Which store.
@@ -107,6 +108,11 @@ impl ServerSettings {
             idle_timeout: effective.required(&table::IDLE_TIMEOUT, duration)?,
             max_connections_per_peer: number(&table::MAX_CONNECTIONS_PER_PEER)?,
             max_concurrent_requests: number(&table::MAX_CONCURRENT_REQUESTS)?,
+            limits: Limits {
+                live_keys: effective.optional(&table::MAX_KEYS_PER_ORGANIZATION, |text| text.parse().ok())?,
+                changes_per_second: effective
+                    .optional(&table::MAX_CHANGES_PER_ORGANIZATION, |text| text.parse().ok())?,
+            },
             failed_attempts_per_second: effective
                 .required(&table::MAX_FAILED_ATTEMPTS, |text| text.parse().ok().map(NonZeroU32::new))?,
             reflection: effective.required(&table::REFLECTION, flag)?,

@@ -56,6 +56,8 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &MAX_CONCURRENT_REQUESTS,
     &MAX_FAILED_ATTEMPTS,
     &REFLECTION,
+    &MAX_KEYS_PER_ORGANIZATION,
+    &MAX_CHANGES_PER_ORGANIZATION,
     &LOG_LEVEL,
     &LOG_FORMAT,
     &ENDPOINT,
@@ -304,6 +306,18 @@ pub(super) static REFLECTION: Setting = Setting {
     accepts: Accepts::Flag,
     default: Default::Text("true"),
     help: "Whether the listeners describe their services to whoever asks, as grpcurl and Postman do",
+    ..SERVER
+};
+pub(super) static MAX_KEYS_PER_ORGANIZATION: Setting = Setting {
+    name: "max_keys_per_organization",
+    accepts: Accepts::Integer { min: 1, max: 4_000_000_000 },
+    help: "The most keys of one organization that are neither revoked nor expired; without it, any number",
+    ..SERVER
+};
+pub(super) static MAX_CHANGES_PER_ORGANIZATION: Setting = Setting {
+    name: "max_changes_per_organization",
+    accepts: Accepts::Integer { min: 1, max: 100_000 },
+    help: "The most keys a second that one organization may create by this replica, and each of its callers revoke; without it, any number",
     ..SERVER
 };
 pub(super) static LOG_LEVEL: Setting = Setting {

@@ -9,7 +9,7 @@ use apikey_application::{
     IdempotencyKey,
     ports::{Change, Commit, CommitError, Page, PageQuery, Position, Seq, StoreError, StoredIdempotency, Use},
 };
-use apikey_domain::{Actor, ApiKey, AuditEvent, KeyDigest, KeyId, KeyType, OrganizationId};
+use apikey_domain::{Actor, ApiKey, AuditEvent, KeyDigest, KeyId, KeyType, OrganizationId, Timestamp};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
@@ -85,6 +85,12 @@ impl State {
         }
     }
 
+    /// How many keys of that organization stand.
+    fn live(&self, organization_id: &OrganizationId, now: Timestamp) -> usize {
+        let of_organization = self.keys.values().filter(|record| record.key.organization_id() == organization_id);
+        of_organization.filter(|record| record.key.stands(now)).count()
+    }
+
     pub(super) fn put(&mut self, key: ApiKey) {
         let parts = key.parts();
         self.digests.insert(parts.digest, parts.id);
@@ -110,13 +116,16 @@ impl State {
         let broken = || CommitError::Store(StoreError::Defect("the test broke the audit trail".into()));
         let audit_fails = self.audit_is_broken && !events.is_empty();
         let committed = match change {
-            Change::Issue { key, idempotency } => {
+            Change::Issue { key, idempotency, most_live } => {
                 let claim = idempotency.map(|claim| {
                     let stored = StoredIdempotency { key_id: key.id(), request: claim.request };
                     ((claim.organization_id, claim.actor, claim.key), stored)
                 });
                 if let Some(used) = claim.as_ref().and_then(|(claim, _)| self.idempotency.get(claim)) {
                     return Err(CommitError::IdempotencyKeyUsed(*used));
+                }
+                if most_live.is_some_and(|most| self.live(key.organization_id(), now) >= most as usize) {
+                    return Err(CommitError::TooManyKeys);
                 }
                 if self.digests.contains_key(key.digest()) {
                     return Err(CommitError::DuplicateDigest);
