@@ -10,6 +10,7 @@
 
 mod bootstrap;
 mod callers;
+mod clock;
 mod configuration;
 mod crash;
 mod database;
