@@ -38,7 +38,7 @@ const CALM: Duration = Duration::from_secs(1);
 struct Attack {
     /// What it is called on the command line.
     name: &'static str,
-    /// Whether it is part of `cargo xtask ci`.
+    /// Whether it is part of `cargo xtask ci`: what depends on how busy the machine is has tests of its own instead.
     brief: bool,
     /// The most memory that the service may ever hold meanwhile, in megabytes.
     memory: f64,
@@ -52,16 +52,16 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "heads-on-verification", brief: true, memory: 128.0, run: places::heads_on_verification },
     Attack { name: "silent-on-admin", brief: true, memory: 64.0, run: places::silent_on_admin },
     Attack { name: "late-body", brief: true, memory: 64.0, run: places::late_body },
-    Attack { name: "unread-pages", brief: true, memory: 192.0, run: streams::unread_pages },
+    Attack { name: "unread-pages", brief: false, memory: 192.0, run: streams::unread_pages },
     Attack { name: "watch-on-every-connection", brief: true, memory: 64.0, run: streams::watch_on_every_connection },
     Attack { name: "watch-streams", brief: false, memory: 96.0, run: streams::watch_streams },
     Attack { name: "reflection-streams", brief: false, memory: 96.0, run: streams::reflection_streams },
     Attack { name: "unfinished-bodies", brief: true, memory: 128.0, run: streams::unfinished_bodies },
-    Attack { name: "unknown-keys", brief: true, memory: 128.0, run: misses::unknown_keys },
-    Attack { name: "abandoned-reads", brief: true, memory: 128.0, run: misses::abandoned_reads },
+    Attack { name: "unknown-keys", brief: false, memory: 128.0, run: misses::unknown_keys },
+    Attack { name: "abandoned-reads", brief: false, memory: 128.0, run: misses::abandoned_reads },
     Attack { name: "hints", brief: false, memory: 64.0, run: misses::hints },
-    Attack { name: "noisy-tenant", brief: true, memory: 192.0, run: tenants::noisy_tenant },
-    Attack { name: "restored-database", brief: true, memory: 64.0, run: database::restored },
+    Attack { name: "noisy-tenant", brief: false, memory: 192.0, run: tenants::noisy_tenant },
+    Attack { name: "restored-database", brief: false, memory: 64.0, run: database::restored },
     Attack { name: "schema-of-a-stranger", brief: true, memory: 64.0, run: database::schema_of_a_stranger },
     Attack { name: "rogue-database", brief: true, memory: 64.0, run: database::rogue },
     Attack { name: "migration-lock", brief: true, memory: 64.0, run: database::migration_lock },
@@ -166,6 +166,11 @@ pub(crate) fn run_all(names: &[String], binary: Option<PathBuf>, brief: bool) ->
         }
     }
     report(&rows)
+}
+
+/// What `cargo xtask ci` asks for.
+pub(crate) fn briefly() -> Result<()> {
+    run_all(&[], None, true)
 }
 
 /// A line of the table.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{command, run};
-use crate::{chaos, codegen, conformance, examples, fuzz, layers, setup, tools, workspace};
+use crate::{attack, chaos, codegen, conformance, examples, fuzz, layers, setup, tools, workspace};
 
 /// A step: its name, and what it does.
 type Step = (&'static str, fn() -> Result<()>);
@@ -31,6 +31,7 @@ const CI: &[Step] = &[
     ("examples", examples::run_all),
     ("conformance", || conformance::run_all(&[])),
     ("chaos", chaos::briefly),
+    ("attack", attack::briefly),
 ];
 
 /// What needs neither the container engine nor a long build.
