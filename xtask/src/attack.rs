@@ -21,13 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
-    conformance,
-    postgres::Postgres,
-    process::{command, run},
-    service::empty_folder,
-    setup, workspace,
-};
+use crate::{chaos, conformance, postgres::Postgres, service::empty_folder, setup, workspace};
 use others::{Calls, while_others_call};
 use victim::Victim;
 
@@ -146,9 +140,7 @@ pub(crate) fn run_all(names: &[String], binary: Option<PathBuf>, brief: bool) ->
     let binary = if let Some(binary) = binary {
         binary.canonicalize().with_context(|| format!("--binary: {}", binary.display()))?
     } else {
-        let build = ["build", "--quiet", "--release", "--package", "apikey-server", "--bin", "apikeys"];
-        run(&mut command("cargo", build))?;
-        workspace::target().join("release/apikeys")
+        chaos::build()?.join("apikeys")
     };
     let (folder, postgres) = (empty_folder("attack")?, Postgres::start()?);
     let duration = Duration::from_secs(if brief { 2 } else { 6 });

@@ -19,9 +19,8 @@ use crate::{
 pub(crate) fn run_all(arguments: &[String]) -> Result<()> {
     setup::database()?;
     let image = setup::postgres_image().context("there is no PostgreSQL image (run `cargo xtask setup`)")?;
-    let build = ["build", "--quiet", "--release", "--package", "apikey-server", "--bin", "apikeys"];
-    run(command("cargo", build).args(["--example", "chaos", "--example", "misbehaving"]))?;
-    let product = |name: &str| workspace::target().join("release").join(name);
+    let products = build()?;
+    let product = |name: &str| products.join(name);
     let folder = empty_folder("chaos")?;
     let mut chaos = command(product("examples/chaos"), ["--image", &image]);
     chaos.arg("--binary").arg(product("apikeys")).arg("--misbehaving").arg(product("examples/misbehaving"));
@@ -30,6 +29,14 @@ pub(crate) fn run_all(arguments: &[String]) -> Result<()> {
         chaos.arg("--faketime").arg(library);
     }
     run(chaos.args(arguments))
+}
+
+/// Builds the service and the harness in the release profile, always together: by itself the service has other features of its
+/// dependencies, which would all be built twice. Returns the folder.
+pub(crate) fn build() -> Result<PathBuf> {
+    let build = ["build", "--quiet", "--release", "--package", "apikey-server", "--bin", "apikeys"];
+    run(command("cargo", build).args(["--example", "chaos", "--example", "misbehaving"]))?;
+    Ok(workspace::target().join("release"))
 }
 
 /// What `cargo xtask ci` asks for: a subset, and the harness itself.
