@@ -46,7 +46,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "heads-on-verification", brief: true, memory: 128.0, run: places::heads_on_verification },
     Attack { name: "silent-on-admin", brief: true, memory: 64.0, run: places::silent_on_admin },
     Attack { name: "late-body", brief: true, memory: 64.0, run: places::late_body },
-    Attack { name: "unread-pages", brief: false, memory: 192.0, run: streams::unread_pages },
+    Attack { name: "unread-pages", brief: false, memory: 256.0, run: streams::unread_pages },
     Attack { name: "watch-on-every-connection", brief: true, memory: 64.0, run: streams::watch_on_every_connection },
     Attack { name: "watch-streams", brief: false, memory: 96.0, run: streams::watch_streams },
     Attack { name: "reflection-streams", brief: false, memory: 96.0, run: streams::reflection_streams },
