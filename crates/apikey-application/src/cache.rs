@@ -260,23 +260,23 @@ mod tests {
     #[test]
     fn what_is_older_than_what_is_applied_or_of_another_timeline_does_not_enter() {
         let cache = KeyCache::of_replica(Lease::DEFAULT, LIMITS);
-        cache.raise_applied(Seq { timeline: 2, number: 5 });
+        cache.raise_applied(Seq::new(2, 5));
         for (number, seq, enters) in [
-            (1, Seq { timeline: 2, number: 4 }, false),
-            (2, Seq { timeline: 2, number: 5 }, true),
-            (3, Seq { timeline: 2, number: 6 }, true),
-            (4, Seq { timeline: 1, number: 9 }, false),
-            (5, Seq { timeline: 3, number: 9 }, false),
+            (1, Seq::new(2, 4), false),
+            (2, Seq::new(2, 5), true),
+            (3, Seq::new(2, 6), true),
+            (4, Seq::new(1, 9), false),
+            (5, Seq::new(3, 9), false),
         ] {
             cache.fill(&digest(number), &read(&cache, number, seq), NOW);
             assert_eq!(cache.look(&digest(number), NOW).is_some(), enters, "{seq:?}");
         }
         cache.evict(&[digest(2)]);
         assert!(cache.look(&digest(2), NOW).is_none() && cache.look(&digest(3), NOW).is_some());
-        let gone = Read { value: None, seq: Seq { timeline: 2, number: 5 } };
+        let gone = Read { value: None, seq: Seq::new(2, 5) };
         cache.fill(&digest(3), &gone, NOW);
         assert!(cache.look(&digest(3), NOW).is_none(), "what is gone is forgotten");
-        cache.fill(&digest(2), &read(&cache, 2, Seq { timeline: 2, number: 5 }), NOW);
+        cache.fill(&digest(2), &read(&cache, 2, Seq::new(2, 5)), NOW);
         cache.evict_all();
         assert_eq!(cache.statistics().keys, 0);
     }
@@ -285,7 +285,7 @@ mod tests {
     fn one_process_never_lowers_what_it_has_applied() {
         let cache = KeyCache::of_one_process(LIMITS);
         for (number, applied) in [(3, 3), (1, 3), (4, 4)] {
-            cache.raise_applied_at_least(Seq { timeline: 0, number });
+            cache.raise_applied_at_least(Seq::new(0, number));
             assert_eq!(cache.published().applied().number, applied);
         }
     }

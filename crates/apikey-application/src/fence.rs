@@ -67,6 +67,27 @@ impl ReplicaId {
     }
 }
 
+/// What a replica has left in the database: its row, and in it the number of the renewal that wrote it last.
+///
+/// It tells one history from another. A renewal is committed only where the row shows the last one whose answer is known, and
+/// its number is never used again. So whatever shows this number or a greater one in that row has this renewal, and all that
+/// it brought, in its past; a database that was restored from before it does not, nor does a copy that was made before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// Whose row.
+    pub replica: ReplicaId,
+    /// The number of the renewal; 0 for the row as it was made.
+    pub renewal: u64,
+}
+
+impl Mark {
+    /// Whether this was read where the other one is in the past.
+    #[must_use]
+    pub fn follows(self, earlier: Self) -> bool {
+        self.replica == earlier.replica && self.renewal >= earlier.renewal
+    }
+}
+
 /// A replica's row, as revokers and reapers read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReplicaRow {
@@ -74,15 +95,31 @@ pub struct ReplicaRow {
     pub id: ReplicaId,
     /// The number up to which that replica has applied every revocation.
     pub acked: u64,
-    /// Counts the renewals that were committed.
+    /// The number of the last renewal that was committed; grows with each.
     pub renewals: u64,
     /// How long that replica's leases last: others wait by this, so that it can be changed by a rolling restart.
     pub lease: Lease,
 }
 
+impl ReplicaRow {
+    /// What its replica has left there.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { replica: self.id, renewal: self.renewals }
+    }
+}
+
 /// Which statement an answer belongs to. Numbers are never used twice by one [`Fence`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Statement(u64);
+
+impl Statement {
+    /// Its number: greater than that of every statement before it.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// What the renewal task must do now, in this order and one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,10 +142,10 @@ pub enum Effect {
     /// In one plain INSERT, make a row with this id, `acked` = the head as that statement reads it. Answer by
     /// [`Fence::joined`] or [`Fence::lost`].
     Join(Statement, ReplicaId),
-    /// In one autocommitted UPDATE of that row, set `acked` to this number, count the renewal, and bring the head and every
-    /// digest with a greater number, all of one snapshot. Answer by [`Fence::renewed`], [`Fence::row_gone`] or
-    /// [`Fence::lost`].
-    Renew(Statement, ReplicaId, u64),
+    /// In one autocommitted UPDATE of the row with that mark in its past, set `acked` to this number, write the statement's own
+    /// number, and bring the head and every digest with a greater number than `acked`, all of one snapshot. Answer by
+    /// [`Fence::renewed`], [`Fence::row_gone`], [`Fence::other_history`] or [`Fence::lost`].
+    Renew(Statement, Mark, u64),
 }
 
 /// A replica's membership and lease, driven by its one renewal task.
@@ -132,7 +169,7 @@ pub struct Fence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Out { joining: Option<(InFlight, ReplicaId)> },
-    In { replica: ReplicaId, applied: Seq, renewal: Option<InFlight> },
+    In { mark: Mark, applied: Seq, renewal: Option<InFlight> },
     Left,
 }
 
@@ -214,9 +251,9 @@ impl Fence {
         self.last_begun = now;
         self.due = now + self.lease.renewal_interval();
         let in_flight = InFlight { statement: Statement(self.statements), begun: now };
-        if let Phase::In { replica, applied, renewal } = &mut self.phase {
+        if let Phase::In { mark, applied, renewal } = &mut self.phase {
             *renewal = Some(in_flight);
-            return Effect::Renew(in_flight.statement, *replica, applied.number);
+            return Effect::Renew(in_flight.statement, *mark, applied.number);
         }
         self.joins = self.joins.wrapping_add(1);
         let id = ReplicaId(self.process & !u128::from(u32::MAX) | u128::from(self.joins));
@@ -230,9 +267,11 @@ impl Fence {
             Phase::Out { joining: Some((in_flight, replica)) } if in_flight.statement == statement => {
                 self.unanswered = 0;
                 self.due = now;
-                self.phase = Phase::In { replica, applied: head, renewal: None };
+                let mark = Mark { replica, renewal: 0 };
+                let applied = Seq { mark: Some(mark), ..head };
+                self.phase = Phase::In { mark, applied, renewal: None };
                 // In this order, so that no older read slips in behind the broom.
-                vec![Effect::RaiseApplied(head), Effect::EvictAll]
+                vec![Effect::RaiseApplied(applied), Effect::EvictAll]
             }
             _ => Vec::new(),
         }
@@ -242,16 +281,20 @@ impl Fence {
     pub fn renewed(&mut self, statement: Statement, head: Seq, revoked: Vec<KeyDigest>, now: Monotonic) -> Vec<Effect> {
         let Some((begun, replica, applied)) = self.answered(statement) else { return Vec::new() };
         if head.timeline != applied.timeline || head.number < applied.number {
-            // A failover, or a database that was restored: what was applied may not be what is recorded there.
+            // A failover, or a table that was put back by hand: what was applied may not be what is recorded there.
             return self.drop_out(Some(replica), now);
         }
-        self.phase = Phase::In { replica, applied: head, renewal: None };
+        let mark = Mark { replica, renewal: statement.number() };
+        let brings = head.number > applied.number;
+        // Without anything new, reads that began before this renewal are as good as those that begin after it.
+        let head = if brings { Seq { mark: Some(mark), ..head } } else { applied };
+        self.phase = Phase::In { mark, applied: head, renewal: None };
         let mut effects = Vec::with_capacity(4);
-        let acknowledged = std::mem::replace(&mut self.acknowledges, head.number > applied.number);
+        let acknowledged = std::mem::replace(&mut self.acknowledges, brings);
         if !acknowledged && !self.acknowledges {
             self.hints_from = begun + ASKED_APART;
         }
-        if head.number > applied.number {
+        if brings {
             effects.extend([Effect::RaiseApplied(head), Effect::Evict(revoked)]);
             // At once again: that renewal is the acknowledgement.
             self.due = now;
@@ -263,6 +306,12 @@ impl Fence {
     /// The renewal found no row: somebody took this replica for dead.
     pub fn row_gone(&mut self, statement: Statement, now: Monotonic) -> Vec<Effect> {
         self.answered(statement).map(|_| self.drop_out(None, now)).unwrap_or_default()
+    }
+
+    /// The row is there and lacks what this replica has renewed: the database was restored to an earlier state, or is another
+    /// one. Revocations that are recorded there may not be among those that were applied.
+    pub fn other_history(&mut self, statement: Statement, now: Monotonic) -> Vec<Effect> {
+        self.answered(statement).map(|(_, row, _)| self.drop_out(Some(row), now)).unwrap_or_default()
     }
 
     /// The statement failed or its connection broke, and no answer will come. It may have been committed all the same, now or
@@ -283,7 +332,7 @@ impl Fence {
         // First the deadline, then the row: while the row is there, others wait for the lease.
         effects.push(Effect::PublishDeadline(Monotonic::ZERO));
         match self.phase {
-            Phase::Out { joining: Some((_, replica)) } | Phase::In { replica, .. } => {
+            Phase::Out { joining: Some((_, replica)) } | Phase::In { mark: Mark { replica, .. }, .. } => {
                 effects.push(Effect::DeleteRow(replica));
             }
             Phase::Out { joining: None } | Phase::Left => {}
@@ -299,11 +348,11 @@ impl Fence {
         matches!(self.phase, Phase::Left)
     }
 
-    /// The id under which this replica has joined.
+    /// What this replica knows to stand in the database: under which id it has joined, and its last renewal that was answered.
     #[must_use]
-    pub const fn replica(&self) -> Option<ReplicaId> {
+    pub const fn mark(&self) -> Option<Mark> {
         match self.phase {
-            Phase::In { replica, .. } => Some(replica),
+            Phase::In { mark, .. } => Some(mark),
             Phase::Out { .. } | Phase::Left => None,
         }
     }
@@ -349,9 +398,9 @@ impl Fence {
     /// are answered in the order of the log, once the standby has it.
     const fn answered(&mut self, statement: Statement) -> Option<(Monotonic, ReplicaId, Seq)> {
         match self.phase {
-            Phase::In { replica, applied, renewal: Some(in_flight) } if in_flight.statement.0 == statement.0 => {
+            Phase::In { mark, applied, renewal: Some(in_flight) } if in_flight.statement.0 == statement.0 => {
                 self.unanswered = 0;
-                Some((in_flight.begun, replica, applied))
+                Some((in_flight.begun, mark.replica, applied))
             }
             _ => None,
         }

@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn absent() -> Landed {
-        let seq = crate::ports::Seq { timeline: 0, number: 0 };
+        let seq = crate::ports::Seq::new(0, 0);
         Landed { begun: Monotonic::ZERO, read: Read { value: None, seq } }
     }
 

@@ -11,7 +11,7 @@ use apikey_domain::{Principal, Timestamp};
 
 use crate::fence::Monotonic;
 
-pub use revocations::{Confirmations, Confirmed, Renewal, Revocations};
+pub use revocations::{Confirmations, Confirmed, Renewal, Renewed, Revocations};
 pub use store::{
     Change, Commit, CommitError, KeyStore, Page, PageQuery, Position, Read, Seq, StoreError, StoredIdempotency, Use,
 };

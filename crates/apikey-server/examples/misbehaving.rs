@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use apikey_application::ports::{KeyStore, Revocations};
 use apikey_server::Decorate;
 
-use revocations::DroppedDigests;
+use revocations::Careless;
 use store::Misbehaving;
 
 /// What is wrong.
@@ -19,6 +19,8 @@ use store::Misbehaving;
 enum Wrong {
     /// Renewals bring no digests.
     DropsDigests,
+    /// Renewals do not look for what was renewed before.
+    AnyHistory,
     /// A key is served as it was when it was read first.
     OlderSnapshot,
     /// Changes leave no event.
@@ -33,6 +35,7 @@ impl Wrong {
     fn of(name: &str) -> Option<Self> {
         Some(match name {
             "drops-digests" => Self::DropsDigests,
+            "any-history" => Self::AnyHistory,
             "older-snapshot" => Self::OlderSnapshot,
             "no-audit" => Self::NoAudit,
             "any-organization" => Self::AnyOrganization,
@@ -48,7 +51,7 @@ impl Decorate for Wrong {
     }
 
     fn revocations<R: Revocations>(&self, revocations: R) -> impl Revocations {
-        DroppedDigests::new(revocations, *self == Self::DropsDigests)
+        Careless::new(revocations, *self)
     }
 }
 

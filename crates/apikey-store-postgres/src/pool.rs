@@ -1,8 +1,11 @@
 //! The bounded pool, and how a statement runs on one of its connections. Knows no statement.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use apikey_application::ports::StoreError;
+use apikey_application::{fence::ReplicaId, ports::StoreError};
 use deadpool::{
     Runtime,
     managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType},
@@ -51,6 +54,8 @@ pub(crate) struct Connections {
     acquire_timeout: Duration,
     schema: Schema,
     statement_timeout: Duration,
+    /// The replica that this process is, once it has joined the others.
+    replica: Arc<Mutex<Option<ReplicaId>>>,
 }
 
 impl Connections {
@@ -66,6 +71,7 @@ impl Connections {
             acquire_timeout: options.acquire_timeout,
             schema: options.schema.clone(),
             statement_timeout: options.statement_timeout,
+            replica: Arc::default(),
         })
     }
 
@@ -101,6 +107,16 @@ impl Connections {
             drop(Object::take(connection));
         }
         answer
+    }
+
+    /// The replica whose mark reads look for.
+    pub(crate) fn replica(&self) -> Option<ReplicaId> {
+        *self.replica.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on reads look for that replica's mark.
+    pub(crate) fn joined(&self, replica: ReplicaId) {
+        *self.replica.lock().unwrap_or_else(PoisonError::into_inner) = Some(replica);
     }
 
     /// The schema that holds the tables.

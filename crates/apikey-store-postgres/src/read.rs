@@ -2,13 +2,14 @@
 
 use apikey_application::{
     IdempotencyKey, RequestDigest,
+    fence::{Mark, ReplicaId},
     ports::{Page, PageQuery, Position, Read, Seq, StoreError, StoredIdempotency},
 };
 use apikey_domain::{Actor, ApiKey, KeyDigest, KeyId, OrganizationId};
 use diesel::{
     QueryableByName,
     pg::data_types::PgTimestamp,
-    sql_types::{BigInt, Bool, Bytea, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{BigInt, Bool, Bytea, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use uuid::Uuid;
 
@@ -30,22 +31,28 @@ struct ReadRow {
     seq: i64,
     #[diesel(sql_type = Text)]
     timeline: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    own_renewals: Option<i64>,
     #[diesel(embed)]
     key: JoinedKeyRow,
 }
 
 impl ReadRow {
-    fn into_read(self) -> Result<Read<Option<ApiKey>>, IllegalRow> {
-        let Self { seq, timeline, key: JoinedKeyRow(key) } = self;
-        Ok(Read { value: key.map(KeyRow::into_key).transpose()?, seq: to_seq(seq, &timeline)? })
+    /// `replica` is whose mark was looked for.
+    fn into_read(self, replica: Option<ReplicaId>) -> Result<Read<Option<ApiKey>>, IllegalRow> {
+        let Self { seq, timeline, own_renewals, key: JoinedKeyRow(key) } = self;
+        let renewal = own_renewals.map(u64::try_from).transpose().map_err(|_| IllegalRow::Number)?;
+        let mark = replica.zip(renewal).map(|(replica, renewal)| Mark { replica, renewal });
+        let seq = Seq { mark, ..to_seq(seq, &timeline)? };
+        Ok(Read { value: key.map(KeyRow::into_key).transpose()?, seq })
     }
 }
 
-/// Head, timeline and key in one statement, so of one snapshot.
+/// Head, timeline, mark and key in one statement, so of one snapshot. The last parameter is the replica that reads, or null.
 const FIND_BY_DIGEST: &str = concat!(
     "SELECT h.seq, ",
     timeline!(),
-    " AS timeline, ",
+    " AS timeline, (SELECT renewals FROM $schema.replicas WHERE id = $2) AS own_renewals, ",
     key_columns!(),
     " FROM $schema.revocation_head h LEFT JOIN $schema.api_keys k ON k.digest = $1"
 );
@@ -54,15 +61,21 @@ pub(crate) async fn find_by_digest(
     connections: &Connections,
     digest: &KeyDigest,
 ) -> Result<Read<Option<ApiKey>>, StoreError> {
-    let statement = prepared!(connections.schema(), FIND_BY_DIGEST, Bytea => digest.as_bytes().to_vec());
-    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read()?)
+    let replica = connections.replica();
+    let statement = prepared!(
+        connections.schema(),
+        FIND_BY_DIGEST,
+        Bytea => digest.as_bytes().to_vec(),
+        Nullable<SqlUuid> => replica.map(ReplicaId::as_uuid),
+    );
+    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read(replica)?)
 }
 
 /// As [`FIND_BY_DIGEST`].
 const FIND_BY_ID: &str = concat!(
     "SELECT h.seq, ",
     timeline!(),
-    " AS timeline, ",
+    " AS timeline, (SELECT renewals FROM $schema.replicas WHERE id = $3) AS own_renewals, ",
     key_columns!(),
     " FROM $schema.revocation_head h LEFT JOIN $schema.api_keys k ON k.id = $1 AND k.organization_id = $2"
 );
@@ -72,13 +85,15 @@ pub(crate) async fn find_by_id(
     organization_id: &OrganizationId,
     key_id: KeyId,
 ) -> Result<Read<Option<ApiKey>>, StoreError> {
+    let replica = connections.replica();
     let statement = prepared!(
         connections.schema(),
         FIND_BY_ID,
         SqlUuid => *key_id.as_uuid(),
         Text => organization_id.as_str().to_owned(),
+        Nullable<SqlUuid> => replica.map(ReplicaId::as_uuid),
     );
-    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read()?)
+    Ok(one::<ReadRow>(connections.read(statement).await?)?.into_read(replica)?)
 }
 
 #[derive(QueryableByName)]
@@ -227,8 +242,6 @@ pub(crate) fn one<R>(rows: Vec<R>) -> Result<R, IllegalRow> {
 }
 
 pub(crate) fn to_seq(number: i64, timeline: &str) -> Result<Seq, IllegalRow> {
-    Ok(Seq {
-        timeline: u32::from_str_radix(timeline, 16).map_err(|_| IllegalRow::Timeline)?,
-        number: u64::try_from(number).map_err(|_| IllegalRow::Number)?,
-    })
+    let timeline = u32::from_str_radix(timeline, 16).map_err(|_| IllegalRow::Timeline)?;
+    Ok(Seq::new(timeline, u64::try_from(number).map_err(|_| IllegalRow::Number)?))
 }

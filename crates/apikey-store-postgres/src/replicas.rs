@@ -44,11 +44,13 @@ impl JoinedRow {
     }
 }
 
-/// The parameters are the replica's id and what it has applied. Head and digests are read by subqueries of the statement
+/// The parameters are the replica's id, what it has applied, this renewal's number, and that of the last one whose answer is
+/// known: a row that lacks it is of another history. A renewal that was given up may come late; it changes nothing then. Head
+/// and digests are read by subqueries of the statement
 /// itself, so in its one snapshot, however long the row was waited for: a revocation is either among the digests or above the
 /// head.
 pub(crate) const RENEW: &str = concat!(
-    "UPDATE $schema.replicas SET acked_seq = $2, renewals = renewals + 1 WHERE id = $1 \
+    "UPDATE $schema.replicas SET acked_seq = $2, renewals = $3 WHERE id = $1 AND renewals >= $4 AND renewals < $3 \
      RETURNING (SELECT seq FROM $schema.revocation_head) AS seq, ",
     timeline!(),
     " AS timeline, \
@@ -79,6 +81,9 @@ impl RenewedRow {
         })
     }
 }
+
+/// Whether there is a row that was not renewed.
+pub(crate) const IS_MEMBER: &str = "SELECT id FROM $schema.replicas WHERE id = $1";
 
 /// From the head on, so that there is a head also where there is no replica: one row of nulls.
 pub(crate) const REPLICAS: &str = concat!(
@@ -143,7 +148,7 @@ pub(crate) const LEAVE: &str = "WITH settings AS MATERIALIZED ( \
      DELETE FROM $schema.replicas r USING settings WHERE settings.applied IS NOT NULL AND r.id = $2 RETURNING r.id";
 
 #[derive(QueryableByName)]
-pub(crate) struct DeletedRow {
+pub(crate) struct MemberRow {
     #[diesel(sql_type = SqlUuid)]
     #[expect(dead_code, reason = "that there is a row is the answer")]
     id: Uuid,

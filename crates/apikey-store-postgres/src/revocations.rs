@@ -12,8 +12,8 @@ use std::{
 };
 
 use apikey_application::{
-    fence::{Lease, Reaping, ReplicaId, ReplicaRow},
-    ports::{Read, Renewal, Revocations, Seq, StoreError},
+    fence::{Lease, Mark, Reaping, ReplicaId, ReplicaRow},
+    ports::{Read, Renewed, Revocations, Seq, StoreError},
 };
 use diesel::sql_types::{BigInt, Integer, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _, methods::LoadQuery};
@@ -23,7 +23,7 @@ use crate::{
     failure::{Failure, Intent},
     pool::Connections,
     prepared::prepared,
-    replicas::{self, DeletedRow, JoinedReplicaRow, JoinedRow, RenewedRow},
+    replicas::{self, JoinedReplicaRow, JoinedRow, MemberRow, RenewedRow},
     reserved::Reserved,
     row::IllegalRow,
 };
@@ -119,15 +119,29 @@ impl Revocations for PostgresRevocations {
             SqlUuid => replica.as_uuid(),
             Integer => replicas::to_millis(lease)?,
         );
-        Ok(JoinedRow::head_of(self.renewing(statement).await?)?)
+        let head = JoinedRow::head_of(self.renewing(statement).await?)?;
+        self.connections.joined(replica);
+        Ok(head)
     }
 
-    async fn renew(&self, replica: ReplicaId, applied: u64) -> Result<Option<Renewal>, StoreError> {
-        let applied = i64::try_from(applied).map_err(|_| IllegalRow::Number)?;
-        let statement =
-            prepared!(self.connections.schema(), replicas::RENEW, SqlUuid => replica.as_uuid(), BigInt => applied);
+    async fn renew(&self, mark: Mark, renewal: u64, applied: u64) -> Result<Renewed, StoreError> {
+        let number = |number| i64::try_from(number).map_err(|_| IllegalRow::Number);
+        let id = mark.replica.as_uuid();
+        let statement = prepared!(
+            self.connections.schema(),
+            replicas::RENEW,
+            SqlUuid => id,
+            BigInt => number(applied)?,
+            BigInt => number(renewal)?,
+            BigInt => number(mark.renewal)?,
+        );
         let rows: Vec<RenewedRow> = self.renewing(statement).await?;
-        Ok(rows.into_iter().next().map(RenewedRow::into_renewal).transpose()?)
+        if let Some(row) = rows.into_iter().next() {
+            return Ok(Renewed::Committed(row.into_renewal()?));
+        }
+        let statement = prepared!(self.connections.schema(), replicas::IS_MEMBER, SqlUuid => id);
+        let rows: Vec<MemberRow> = self.renewing(statement).await?;
+        Ok(if rows.is_empty() { Renewed::RowGone } else { Renewed::OtherHistory })
     }
 
     async fn replicas(&self) -> Result<Read<Vec<ReplicaRow>>, StoreError> {
@@ -140,7 +154,7 @@ impl Revocations for PostgresRevocations {
         let renewals = i64::try_from(renewals).map_err(|_| IllegalRow::Number)?;
         let statement =
             prepared!(self.connections.schema(), replicas::REAP, SqlUuid => id.as_uuid(), BigInt => renewals);
-        let rows: Vec<DeletedRow> = self.watching(statement, Intent::Change).await?;
+        let rows: Vec<MemberRow> = self.watching(statement, Intent::Change).await?;
         Ok(!rows.is_empty())
     }
 
@@ -151,7 +165,7 @@ impl Revocations for PostgresRevocations {
             Text => self.lock_timeout.to_string(),
             SqlUuid => replica.as_uuid(),
         );
-        let _: Vec<DeletedRow> = self.watching(statement, Intent::Change).await?;
+        let _: Vec<MemberRow> = self.watching(statement, Intent::Change).await?;
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// A number of the head. SQLite never fails over: there is one timeline.
 pub(crate) fn seq(number: i64) -> Result<Seq, Failure> {
-    Ok(Seq { timeline: 0, number: read_number(number)? })
+    Ok(Seq::new(0, read_number(number)?))
 }
 
 pub(crate) fn head(connection: &mut SqliteConnection) -> Result<Seq, Failure> {

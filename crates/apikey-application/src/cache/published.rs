@@ -54,7 +54,7 @@ impl Published {
         Self {
             lease,
             deadline: AtomicU64::new(deadline),
-            applied: Mutex::new(Seq { timeline: 0, number: 0 }),
+            applied: Mutex::new(Seq::new(0, 0)),
             failed: AtomicU64::new(0),
             changed: Event::new(),
             wanted: AtomicBool::new(false),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Lease, Monotonic, ReplicaRow};
+use super::{Lease, Mark, Monotonic, ReplicaRow};
 use crate::ports::Seq;
 
 /// How much longer than the longest lease a confirmation may take: for connecting and polling.
@@ -28,8 +28,8 @@ pub enum Progress {
     },
     /// Poll again soon; at this instant at the latest, when the last of the leases that are waited for has ended.
     Waiting(Monotonic),
-    /// The poll does not contain the commit: it was answered by a server that lags or is no longer the primary. Poll again, on
-    /// another connection.
+    /// The poll does not contain the commit, or not what this process itself has renewed: it was answered by a server that lags
+    /// or is no longer the primary, or by another database. Poll again, on another connection.
     Foreign,
 }
 
@@ -41,21 +41,26 @@ impl Confirmation {
         Self { commit, seen, longest: own }
     }
 
-    /// Takes a poll: all rows, and the head of the same snapshot. `now` is read after the poll's answer.
+    /// Takes a poll: all rows, and the head of the same snapshot. `own` is this process's own mark, as it was before the poll
+    /// began. `now` is read after the poll's answer.
+    ///
+    /// Its own row must acknowledge the revocation, and is not waited out: it is the proof that the poll was answered where this
+    /// process renews, by a database that has the commit in its past, and not by a copy of it.
     ///
     /// A row that is missing is no reason to wait: its replica has dropped its lease, or was watched until it had none. One
     /// that joins later begins with this revocation applied.
-    pub fn polled(&mut self, head: Seq, rows: &[ReplicaRow], now: Monotonic) -> Progress {
-        if head.timeline != self.commit.timeline || head.number < self.commit.number {
+    pub fn polled(&mut self, head: Seq, rows: &[ReplicaRow], own: Mark, now: Monotonic) -> Progress {
+        let own = rows.iter().find(|row| row.mark().follows(own));
+        let Some(own) = own.filter(|_| head.contains(Seq { mark: None, ..self.commit })) else {
             return Progress::Foreign;
-        }
+        };
         let (mut acknowledged, mut waited_out, mut until) = (0, 0, None);
         for row in rows {
             self.longest = self.longest.max(row.lease);
             let ends = self.seen + row.lease.waited_out();
             if row.acked >= self.commit.number {
                 acknowledged += 1;
-            } else if now >= ends {
+            } else if now >= ends && row.id != own.id {
                 waited_out += 1;
             } else {
                 until = until.max(Some(ends));

@@ -72,7 +72,7 @@ pub enum Ruling {
     ReadAgain,
     /// Judges the same read again after a renewal that began after its arrival.
     AwaitRenewal,
-    /// Begins anew with the admission: this replica follows another timeline now.
+    /// Begins anew with the admission: this replica has joined again, and may follow another history now.
     BeginAnew,
 }
 
@@ -89,7 +89,7 @@ impl Waiter {
     pub fn judge_record(&self, read: Seq, applied: Seq) -> Ruling {
         if may_cache(read, self.noted) {
             Ruling::Take
-        } else if applied.timeline == self.noted.timeline {
+        } else if same_life(applied, self.noted) {
             Ruling::ReadAgain
         } else {
             Ruling::BeginAnew
@@ -109,7 +109,7 @@ impl Waiter {
         applied: Seq,
     ) -> Ruling {
         match self.judge_record(read, applied) {
-            Ruling::Take if applied.timeline != self.noted.timeline => Ruling::BeginAnew,
+            Ruling::Take if !same_life(applied, self.noted) => Ruling::BeginAnew,
             Ruling::Take if begun <= self.arrived => Ruling::ReadAgain,
             Ruling::Take if !lease.renewed_after(deadline, self.arrived) => Ruling::AwaitRenewal,
             ruling => ruling,
@@ -120,6 +120,12 @@ impl Waiter {
 /// Whether a record that was read at `read` may enter the cache. To be asked with what is published as `applied` **under the
 /// lock of the record's shard, in one step with the insert**: evictions take that lock after `applied` was raised.
 #[must_use]
-pub const fn may_cache(read: Seq, applied: Seq) -> bool {
-    read.timeline == applied.timeline && read.number >= applied.number
+pub fn may_cache(read: Seq, applied: Seq) -> bool {
+    read.contains(applied)
+}
+
+/// Whether this replica has followed one history, under one id, from one to the other.
+fn same_life(applied: Seq, noted: Seq) -> bool {
+    let replica = |seq: Seq| seq.mark.map(|mark| mark.replica);
+    applied.timeline == noted.timeline && replica(applied) == replica(noted)
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use apikey_domain::{KeyDigest, Timestamp};
 
 use super::{Read, Seq, StoreError};
-use crate::fence::{Lease, Reaping, ReplicaId, ReplicaRow};
+use crate::fence::{Lease, Mark, Reaping, ReplicaId, ReplicaRow};
 
 /// What a renewal brings, all of one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +18,22 @@ pub struct Renewal {
     pub now: Timestamp,
 }
 
+/// How a renewal ended that the database has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It was committed.
+    Committed(Renewal),
+    /// There is no such row.
+    RowGone,
+    /// The row lacks renewals that were committed: the database was restored, or is another one. Nothing was changed.
+    OtherHistory,
+}
+
 /// What replicas that verify from memory share through the database, on its primary only. A store of one process does not need
 /// it.
 pub trait Revocations: Send + Sync + 'static {
     /// Makes the row of a replica, in one plain INSERT whose `acked` is the head as that same statement reads it. Returns that
-    /// head.
+    /// head. From then on the store's reads look for this replica's mark.
     ///
     /// # Errors
     /// [`StoreError`]; the row may be there all the same, now or later.
@@ -31,19 +42,17 @@ pub trait Revocations: Send + Sync + 'static {
     /// A call that is dropped closes its connection at once. What it has sent is never cancelled, and may be committed later.
     fn join(&self, replica: ReplicaId, lease: Lease) -> impl Future<Output = Result<Seq, StoreError>> + Send;
 
-    /// In one autocommitted UPDATE of the replica's row, sets `acked` to `applied`, counts the renewal, and brings what was
-    /// revoked since. `None` if there is no such row. It runs on a connection of its own, which no other call uses.
+    /// In one autocommitted UPDATE of the replica's row, sets `acked` to `applied`, writes this renewal's number, and brings
+    /// what was revoked since; on condition that the last renewal whose answer is known, `mark`, is in that row's past: the
+    /// row's number is not smaller, and smaller than this one's. It runs on a connection of its own, which no other call uses.
     ///
     /// # Errors
     /// [`StoreError`]; the renewal may be committed all the same, now or later.
     ///
     /// # Cancel safety
     /// As [`Revocations::join`].
-    fn renew(
-        &self,
-        replica: ReplicaId,
-        applied: u64,
-    ) -> impl Future<Output = Result<Option<Renewal>, StoreError>> + Send;
+    fn renew(&self, mark: Mark, renewal: u64, applied: u64)
+    -> impl Future<Output = Result<Renewed, StoreError>> + Send;
 
     /// All replicas' rows, with the head of the same snapshot.
     ///

@@ -4,18 +4,36 @@ use std::{error::Error, future::Future};
 
 use apikey_domain::{Actor, ApiKey, AuditEvent, KeyDigest, KeyId, KeyType, OrganizationId, Timestamp};
 
-use crate::{Idempotency, RequestDigest};
+use crate::{Idempotency, RequestDigest, fence::Mark};
 
 /// A place in the sequence of all changes that narrow a right.
 ///
-/// Numbers are comparable within one timeline only: a failover begins a new timeline. A store that never fails over is on
-/// timeline 0.
+/// Numbers are comparable within one history only. A failover begins a new timeline. A database that was restored, or another
+/// one behind the same name, has the same timelines: it is told by a [`Mark`]. A store that never fails over is on timeline 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seq {
-    /// Which history the number belongs to.
+    /// Which timeline the number belongs to.
     pub timeline: u32,
     /// The revocation head's number in it.
     pub number: u64,
+    /// What this process, as a replica, has left there. `None` where it is not looked for, as in a store of one process; of a
+    /// read also where it is missing.
+    pub mark: Option<Mark>,
+}
+
+impl Seq {
+    /// A place without a mark.
+    #[must_use]
+    pub const fn new(timeline: u32, number: u64) -> Self {
+        Self { timeline, number, mark: None }
+    }
+
+    /// Whether what has this place shows everything up to `earlier`: it is of the same history, and not older.
+    #[must_use]
+    pub fn contains(self, earlier: Self) -> bool {
+        let is_marked = earlier.mark.is_none_or(|mark| self.mark.is_some_and(|own| own.follows(mark)));
+        self.timeline == earlier.timeline && self.number >= earlier.number && is_marked
+    }
 }
 
 /// A value together with the revocation head, both of one snapshot.
@@ -23,7 +41,7 @@ pub struct Seq {
 pub struct Read<T> {
     /// What was read.
     pub value: T,
-    /// The head as that same snapshot shows it: every change up to it is visible in `value`.
+    /// The head as that same snapshot shows it, with this process's mark: every change up to it is visible in `value`.
     pub seq: Seq,
 }
 

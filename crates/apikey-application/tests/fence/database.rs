@@ -37,12 +37,7 @@ pub(crate) struct Rows {
 impl Database {
     pub(crate) fn new(unborn: Option<usize>) -> Self {
         let record = |key| if unborn == Some(key) { Record::Unborn } else { Record::Live };
-        Self {
-            seq: Seq { timeline: 1, number: 0 },
-            keys: std::array::from_fn(record),
-            rows: Rows { rows: [None; ROWS] },
-            sequence: 0,
-        }
+        Self { seq: Seq::new(1, 0), keys: std::array::from_fn(record), rows: Rows { rows: [None; ROWS] }, sequence: 0 }
     }
 
     /// Revokes, or locks the row of a key that is revoked already. Returns the revocation's own place.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use apikey_application::{
     fence::{
-        Arrival, Confirmation, Effect, Fence, Lease, Monotonic, Progress, Reaper, ReplicaId, ReplicaRow, Ruling,
+        Arrival, Confirmation, Effect, Fence, Lease, Mark, Monotonic, Progress, Reaper, ReplicaId, ReplicaRow, Ruling,
         Statement, may_cache,
     },
     ports::Seq,
@@ -19,7 +19,7 @@ fn at(millis: u64) -> Monotonic {
 }
 
 fn seq(timeline: u32, number: u64) -> Seq {
-    Seq { timeline, number }
+    Seq::new(timeline, number)
 }
 
 fn digests(seeds: &[u8]) -> Vec<KeyDigest> {
@@ -34,33 +34,45 @@ fn new() -> Fence {
 #[track_caller]
 fn sent(effects: &[Effect]) -> (Statement, ReplicaId) {
     let sent = effects.iter().find_map(|effect| match effect {
-        Effect::Join(statement, id) | Effect::Renew(statement, id, _) => Some((*statement, *id)),
+        Effect::Join(statement, id) => Some((*statement, *id)),
+        Effect::Renew(statement, mark, _) => Some((*statement, mark.replica)),
         _ => None,
     });
     sent.unwrap_or_else(|| panic!("nothing is sent: {effects:?}"))
+}
+
+/// That place, as this replica has marked it by that renewal.
+fn marked(seq: Seq, replica: ReplicaId, renewal: u64) -> Seq {
+    Seq { mark: Some(Mark { replica, renewal }), ..seq }
 }
 
 /// A fence that joined at `at(0)` with `applied` as the head.
 fn joined(applied: Seq) -> (Fence, ReplicaId) {
     let mut fence = new();
     let (statement, id) = sent(&fence.tick(at(0)));
-    assert_eq!(fence.joined(statement, applied, at(1)), [Effect::RaiseApplied(applied), Effect::EvictAll]);
+    let marked = marked(applied, id, 0);
+    assert_eq!(fence.joined(statement, applied, at(1)), [Effect::RaiseApplied(marked), Effect::EvictAll]);
     (fence, id)
 }
 
 #[test]
 fn a_replica_joins_renews_and_holds_a_lease_that_counts_from_before_the_renewal() {
     let (mut fence, id) = joined(seq(1, 7));
-    assert_eq!((fence.replica(), fence.applied()), (Some(id), Some(seq(1, 7))));
+    let mark = Mark { replica: id, renewal: 0 };
+    assert_eq!((fence.mark(), fence.applied()), (Some(mark), Some(marked(seq(1, 7), id, 0))));
     let effects = fence.tick(at(5));
     let (renewal, _) = sent(&effects);
-    assert_eq!(effects, [Effect::Renew(renewal, id, 7)]);
+    assert_eq!(effects, [Effect::Renew(renewal, mark, 7)]);
     // The answer takes 300 ms, which the lease does not get back: 5 + 2,920.
     let effects = fence.renewed(renewal, seq(1, 7), vec![], at(305));
     assert_eq!(effects, [Effect::PublishDeadline(at(2_925)), Effect::WakeWaiters]);
+    let mark = Mark { renewal: renewal.number(), ..mark };
+    assert_eq!(fence.mark(), Some(mark));
+    assert_eq!(fence.applied(), Some(marked(seq(1, 7), id, 0)), "a renewal without news asks no more of reads");
     assert_eq!(fence.next_tick(), at(1_005));
     assert_eq!(fence.tick(at(1_004)), []);
-    assert_eq!(sent(&fence.tick(at(1_005))).1, id);
+    let effects = fence.tick(at(1_005));
+    assert_eq!(effects, [Effect::Renew(sent(&effects).0, mark, 7)]);
 }
 
 #[test]
@@ -69,7 +81,7 @@ fn what_a_renewal_brings_is_applied_before_the_lease_and_acknowledged_at_once() 
     let (renewal, _) = sent(&fence.tick(at(5)));
     let effects = fence.renewed(renewal, seq(1, 9), digests(&[1, 2]), at(20));
     let expected = [
-        Effect::RaiseApplied(seq(1, 9)),
+        Effect::RaiseApplied(marked(seq(1, 9), id, renewal.number())),
         Effect::Evict(digests(&[1, 2])),
         Effect::PublishDeadline(at(2_925)),
         Effect::WakeWaiters,
@@ -77,7 +89,8 @@ fn what_a_renewal_brings_is_applied_before_the_lease_and_acknowledged_at_once() 
     assert_eq!(effects, expected);
     assert_eq!(fence.next_tick(), at(20));
     let effects = fence.tick(at(20));
-    assert_eq!(effects, [Effect::Renew(sent(&effects).0, id, 9)]);
+    let mark = Mark { replica: id, renewal: renewal.number() };
+    assert_eq!(effects, [Effect::Renew(sent(&effects).0, mark, 9)]);
 }
 
 #[test]
@@ -94,6 +107,12 @@ fn another_timeline_or_a_restored_database_ends_the_lease_and_begins_anew_under_
     let (renewal, _) = sent(&fence.tick(at(5)));
     assert_eq!(fence.row_gone(renewal, at(20)), [Effect::PublishDeadline(Monotonic::ZERO)]);
     assert_ne!(sent(&fence.tick(at(20))).1, id);
+    let (mut fence, id) = joined(seq(1, 7));
+    let (renewal, _) = sent(&fence.tick(at(5)));
+    let effects = fence.other_history(renewal, at(20));
+    assert_eq!(effects, [Effect::PublishDeadline(Monotonic::ZERO), Effect::DeleteRow(id)]);
+    assert_eq!(fence.other_history(renewal, at(21)), [], "an answer that nobody waits for means nothing");
+    assert_ne!(sent(&fence.tick(at(21))).1, id);
 }
 
 #[test]
@@ -240,7 +259,7 @@ fn a_verification_is_admitted_under_the_lease_or_after_a_renewal_that_began_afte
 }
 
 #[test]
-fn reads_are_judged_by_timeline_and_number_and_absence_by_a_renewal_too() {
+fn reads_are_judged_by_their_place_and_absence_by_a_renewal_too() {
     let noted =
         |applied| Arrival::new(at(10), false).admit(LEASE, at(9_999), at(11)).map(|admitted| admitted.note(applied));
     let waiter = noted(seq(2, 5)).expect("under a lease");
@@ -267,6 +286,28 @@ fn reads_are_judged_by_timeline_and_number_and_absence_by_a_renewal_too() {
     assert!(may_cache(seq(2, 5), seq(2, 5)) && !may_cache(seq(2, 4), seq(2, 5)) && !may_cache(seq(3, 9), seq(2, 5)));
 }
 
+#[test]
+fn what_lacks_this_replica_s_mark_is_of_another_history() {
+    let (me, other) = (ReplicaId::from_uuid(Uuid::from_u128(1)), ReplicaId::from_uuid(Uuid::from_u128(2)));
+    let applied = marked(seq(2, 5), me, 7);
+    let waiter = Arrival::new(at(10), false).admit(LEASE, at(9_999), at(11)).expect("under a lease").note(applied);
+    for (read, ruling) in [
+        (marked(seq(2, 5), me, 7), Ruling::Take),
+        (marked(seq(2, 6), me, 8), Ruling::Take),
+        (marked(seq(2, 6), me, 6), Ruling::ReadAgain),
+        (marked(seq(2, 6), other, 9), Ruling::ReadAgain),
+        (seq(2, 6), Ruling::ReadAgain),
+    ] {
+        assert_eq!(waiter.judge_record(read, applied), ruling, "{read:?}");
+        assert_eq!(may_cache(read, applied), ruling == Ruling::Take);
+    }
+    // It has joined again: it asks for another mark, so that reading again would find none.
+    let anew = marked(seq(2, 5), other, 0);
+    assert_eq!(waiter.judge_record(anew, anew), Ruling::BeginAnew);
+    assert_eq!(waiter.judge_absence(applied, at(11), LEASE, at(2_931), anew), Ruling::BeginAnew);
+    assert!(may_cache(applied, seq(2, 5)), "whoever looks for no mark is content");
+}
+
 fn row(id: u128, acked: u64, renewals: u64, lease: Lease) -> ReplicaRow {
     ReplicaRow { id: ReplicaId::from_uuid(Uuid::from_u128(id)), acked, renewals, lease }
 }
@@ -276,15 +317,26 @@ fn a_revocation_is_confirmed_by_acknowledgements_and_by_each_row_s_own_lease() {
     let long = Lease::new(Duration::from_secs(10)).expect("within bounds");
     let mut confirmation = Confirmation::new(seq(1, 5), at(100), LEASE);
     assert_eq!(confirmation.gives_up_at(), at(4_180));
-    let rows = [row(1, 5, 0, LEASE), row(2, 4, 0, LEASE), row(3, 0, 0, long)];
-    assert_eq!(confirmation.polled(seq(1, 4), &[], at(200)), Progress::Foreign, "it lags");
-    assert_eq!(confirmation.polled(seq(2, 9), &[], at(200)), Progress::Foreign, "another timeline");
-    assert_eq!(confirmation.polled(seq(1, 5), &rows, at(200)), Progress::Waiting(at(10_250)));
+    let rows = [row(1, 5, 6, LEASE), row(2, 4, 0, LEASE), row(3, 0, 0, long)];
+    let own = Mark { replica: rows[0].id, renewal: 6 };
+    assert_eq!(confirmation.polled(seq(1, 4), &rows, own, at(200)), Progress::Foreign, "it lags");
+    assert_eq!(confirmation.polled(seq(2, 9), &rows, own, at(200)), Progress::Foreign, "another timeline");
+    assert_eq!(confirmation.polled(seq(1, 9), &rows[1..], own, at(200)), Progress::Foreign, "its own row is not there");
+    let renewed = Mark { renewal: 7, ..own };
+    assert_eq!(confirmation.polled(seq(1, 9), &rows, renewed, at(200)), Progress::Foreign, "its own renewal is not");
+    let late = Mark { replica: rows[1].id, renewal: 0 };
+    assert_eq!(
+        confirmation.polled(seq(1, 9), &rows, late, at(99_999)),
+        Progress::Waiting(at(3_180)),
+        "its own lease is not waited out"
+    );
+    assert_eq!(confirmation.polled(seq(1, 5), &rows, own, at(200)), Progress::Waiting(at(10_250)));
     assert_eq!(confirmation.gives_up_at(), at(11_250), "the longest lease is waited for");
-    assert_eq!(confirmation.polled(seq(1, 9), &rows[..2], at(3_179)), Progress::Waiting(at(3_180)));
+    assert_eq!(confirmation.polled(seq(1, 9), &rows[..2], own, at(3_179)), Progress::Waiting(at(3_180)));
     let confirmed = Progress::Confirmed { acknowledged: 1, waited_out: 1 };
-    assert_eq!(confirmation.polled(seq(1, 9), &rows[..2], at(3_180)), confirmed);
-    assert_eq!(confirmation.polled(seq(1, 5), &[], at(200)), Progress::Confirmed { acknowledged: 0, waited_out: 0 });
+    assert_eq!(confirmation.polled(seq(1, 9), &rows[..2], own, at(3_180)), confirmed);
+    let alone = Progress::Confirmed { acknowledged: 1, waited_out: 0 };
+    assert_eq!(confirmation.polled(seq(1, 5), &rows[..1], own, at(200)), alone);
 }
 
 #[test]

@@ -168,7 +168,9 @@ pub(crate) fn walk<const N: usize>(setup: &Setup, walks: u64, length: usize) -> 
                 Action::TimePasses(_) if dice.below(4) > 0 => continue,
                 Action::TimePasses(_) => Action::TimePasses(PASSING_MILLIS[dice.below(PASSING_MILLIS.len())]),
                 // Rarely, or nothing else would ever come to an end.
-                Action::Crashes(_) | Action::Leaves(_) | Action::FailsOver if dice.below(20) > 0 => continue,
+                Action::Crashes(_) | Action::Leaves(_) | Action::FailsOver | Action::Restores if dice.below(20) > 0 => {
+                    continue;
+                }
                 action => action,
             };
             trace.push(action);

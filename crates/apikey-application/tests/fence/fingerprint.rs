@@ -3,12 +3,12 @@
 //! - An instant is its age in ticks, which stops at the lease's length: no time horizon is needed.
 //! - An instant that is compared with a verification's arrival carries on which side of it it lies.
 //! - Replicas' ids are numbered in the order in which they are met: what is fresh stays fresh.
-//! - A count of renewals is its distance from the living row's; what lags behind it can never be equal to it again.
+//! - A renewal's number is its rank among all that are somewhere in the world: those to come are greater.
 //!
 //! The fingerprint has 128 bits: in a run of ten million states, two that differ collide with a probability below 10⁻²⁴.
 
 use apikey_application::{
-    fence::{Monotonic, ReplicaId},
+    fence::{Mark, Monotonic, ReplicaId, ReplicaRow},
     ports::Seq,
 };
 
@@ -18,9 +18,6 @@ use crate::{
     world::{Creation, Followed, Message, Revoking, Stage, Step, Verifier, What, World},
 };
 
-/// How far ahead is told apart. A row is renewed at most once after a failover, before its replica joins anew.
-const AHEAD: u64 = 2;
-
 struct Writer<'a> {
     hash: u128,
     /// What was put since the hash was last mixed, 8 bits each.
@@ -28,6 +25,8 @@ struct Writer<'a> {
     filled: u32,
     setup: &'a Setup,
     ids: Vec<ReplicaId>,
+    /// The numbers of renewals in some place of the world, in order.
+    numbers: Vec<Mark>,
     main: Database,
 }
 
@@ -53,6 +52,18 @@ impl Writer<'_> {
     fn seq(&mut self, seq: Seq) {
         self.put(u64::from(seq.timeline));
         self.put(seq.number);
+        match seq.mark {
+            Some(mark) if !self.setup.looks_for_no_mark() => self.mark(mark),
+            // Only whether it is the same replica.
+            Some(mark) => self.id(mark.replica),
+            None => self.put(254),
+        }
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.id(mark.replica);
+        let of_this = |other: &&Mark| other.replica == mark.replica && other.renewal < mark.renewal;
+        self.put(self.numbers.iter().filter(of_this).count() as u64);
     }
 
     fn id(&mut self, id: ReplicaId) {
@@ -77,18 +88,13 @@ impl Writer<'_> {
         now.saturating_sub(then).min(self.setup.lease_ticks)
     }
 
-    /// The renewals of a row somewhere, as seen from the primary.
-    fn renewals(&mut self, id: ReplicaId, renewals: u64) {
+    /// Where renewals are counted, the count tells more than the order.
+    fn row(&mut self, mark: Mark) {
         if self.setup.has(Trap::OneIdForTwoJoins) {
-            return self.put(renewals);
+            self.id(mark.replica);
+            return self.put(mark.renewal);
         }
-        match self.main.rows.get(id) {
-            // Only the reaper compares them. Old statements on the old primary alone can count ahead of the living row.
-            Some(row) if renewals >= row.renewals && self.setup.reaper => {
-                self.put(1 + (renewals - row.renewals).min(AHEAD));
-            }
-            Some(_) | None => self.put(0),
-        }
+        self.mark(mark);
     }
 
     fn database(&mut self, database: &Database) {
@@ -99,9 +105,8 @@ impl Writer<'_> {
         }
         self.put(database.rows.len() as u64);
         for row in database.rows.iter() {
-            self.id(row.id);
             self.put(row.acked);
-            self.renewals(row.id, row.renewals);
+            self.row(row.mark());
         }
     }
 
@@ -121,10 +126,13 @@ impl Writer<'_> {
                 self.put(1);
                 self.id(id);
             }
-            What::Renew(_, id, applied) => {
+            What::Renew(statement, mark, applied) => {
                 self.put(2);
-                self.id(id);
+                self.row(Mark { renewal: statement.number(), ..mark });
                 self.put(applied);
+                if self.setup.has_histories() {
+                    self.row(mark);
+                }
             }
             What::Delete(id) => {
                 self.put(3);
@@ -132,8 +140,7 @@ impl Writer<'_> {
             }
             What::Reap(reaping) => {
                 self.put(4);
-                self.id(reaping.id);
-                self.renewals(reaping.id, reaping.renewals);
+                self.row(Mark { replica: reaping.id, renewal: reaping.renewals });
             }
         }
         self.put(u64::from(message.wanted));
@@ -145,6 +152,7 @@ impl Writer<'_> {
             }
             Stage::Unanswerable => self.put(3),
             Stage::Gone => self.put(4),
+            Stage::OtherHistory => self.put(7),
             Stage::Joined(seq) => {
                 self.put(5);
                 self.seq(seq);
@@ -159,6 +167,43 @@ impl Writer<'_> {
 }
 
 impl World<1> {
+    /// Those that something may yet be compared with.
+    fn numbers(&self, setup: &Setup) -> Vec<Mark> {
+        let replica = &self.replicas[0];
+        let databases = [Some(&self.main), self.old.as_ref(), self.behind.as_ref(), self.dump.as_ref()];
+        let mut numbers: Vec<Mark> =
+            databases.into_iter().flatten().flat_map(|database| database.rows.iter().map(ReplicaRow::mark)).collect();
+        for message in self.messages.iter().flatten() {
+            if let What::Renew(statement, mark, _) = message.what {
+                numbers.push(Mark { renewal: statement.number(), ..mark });
+                numbers.extend(setup.has_histories().then_some(mark));
+            }
+            if let What::Reap(row) = message.what {
+                numbers.push(Mark { replica: row.id, renewal: row.renewals });
+            }
+        }
+        numbers.extend(self.reaper.watched().map(|(row, _)| Mark { replica: row.id, renewal: row.renewals }));
+        if setup.has_histories() {
+            numbers.extend(replica.fence.mark());
+            let noted = match replica.verifier {
+                Verifier::Noted { noted, .. } => noted.mark,
+                _ => None,
+            };
+            let raised = replica.queue.pending().iter().filter_map(|step| match step {
+                Step::Raise(seq) => seq.mark,
+                _ => None,
+            });
+            numbers.extend(raised.chain(noted));
+            numbers
+                .extend([replica.applied.mark, replica.fence.applied().and_then(|seq| seq.mark)].into_iter().flatten());
+            let read = |flight: &crate::world::Flight| flight.result.and_then(|(_, seq)| seq.mark);
+            numbers.extend(replica.flights.iter().flatten().filter_map(read));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
     pub(crate) fn fingerprint(&self, setup: &Setup) -> u128 {
         let mut writer = Writer {
             hash: 0x6C62_272E_07BB_0142_62B8_2175_6295_C58D,
@@ -166,6 +211,7 @@ impl World<1> {
             filled: 0,
             setup,
             ids: Vec::with_capacity(8),
+            numbers: self.numbers(setup),
             main: self.main,
         };
         writer.database(&self.main);
@@ -175,6 +221,11 @@ impl World<1> {
         }
         if let Some(behind) = &self.behind {
             writer.database(behind);
+        }
+        writer.put(self.copied_at.min(200));
+        writer.flags(&[self.restored, self.dump.is_some()]);
+        if let Some(dump) = &self.dump {
+            writer.database(dump);
         }
         self.replica(setup, &mut writer);
         // In which slots messages lie means nothing.
@@ -202,11 +253,14 @@ impl World<1> {
         };
         let after = |instant: Monotonic| u64::from(arrival.is_some_and(|arrival| instant > arrival));
 
-        writer.flags(&[replica.has_left(), replica.left_silently, replica.fence.replica().is_some()]);
-        if let Some(id) = replica.fence.replica() {
-            writer.id(id);
+        writer.flags(&[replica.has_left(), replica.left_silently, replica.fence.mark().is_some()]);
+        if let Some(mark) = replica.fence.mark() {
+            writer.id(mark.replica);
+            if setup.has_histories() {
+                writer.row(mark);
+            }
         }
-        writer.seq(replica.fence.applied().unwrap_or(Seq { timeline: 9, number: 0 }));
+        writer.seq(replica.fence.applied().unwrap_or(Seq::new(9, 0)));
         writer.put(u64::from(replica.fence.unanswered()));
         if let Some(begun) = replica.fence.in_flight_since() {
             writer.put(2 + 2 * writer.age(now, tick(begun)) + after(begun));
@@ -292,8 +346,9 @@ impl World<1> {
                 }
                 Revoking::Done => writer.put(1),
             }
-            if let Some((seq, rows)) = &revoker.poll {
+            if let Some((seq, rows, own)) = &revoker.poll {
                 writer.seq(*seq);
+                writer.put((*own).min(200));
                 for row in rows.iter() {
                     writer.id(row.id);
                     writer.put(row.acked);
@@ -303,10 +358,10 @@ impl World<1> {
         for (reaping, since) in self.reaper.watched() {
             // What was watched elsewhere, or has been renewed since, can never be reaped: it is as if it were not watched.
             let main = writer.main.rows.get(reaping.id).map(|row| row.renewals);
-            let alive = main.is_some_and(|renewals| reaping.renewals >= renewals);
-            if alive || setup.has(Trap::OneIdForTwoJoins) || setup.has(Trap::ReapedUnconditionally) {
-                writer.id(reaping.id);
-                writer.renewals(reaping.id, reaping.renewals);
+            let alive = main == Some(reaping.renewals);
+            let may_return = setup.has_histories() || setup.has(Trap::OneIdForTwoJoins);
+            if alive || may_return || setup.has(Trap::ReapedUnconditionally) {
+                writer.row(Mark { replica: reaping.id, renewal: reaping.renewals });
                 writer.put(writer.age(now, tick(since)));
             }
         }

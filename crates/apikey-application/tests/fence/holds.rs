@@ -37,6 +37,8 @@ fn holds(setup: Setup) {
         ("Leaves", setup.leave),
         ("Crashes", setup.crashes > 0),
         ("FailsOver", setup.failover),
+        ("Restores", setup.restores),
+        ("IsCopied", setup.copies),
         ("CreateReturns", setup.unborn.is_some()),
         ("TakesPoll", setup.slow_polls),
         ("SleepsWithClockStopped", setup.has(Trap::ClockStopsInSleep)),
@@ -77,6 +79,10 @@ holds! {
     create_two_keys: Setup { unborn: Some(0), ..TWO_KEYS };
     both_keys_verified: Setup { keys: 2, ..TWO_KEYS };
     two_reads_at_once: Setup { flights: 2, strict: None, ..PLAIN };
+    restores: Setup { restores: true, ..TWO_KEYS };
+    restores_leave: Setup { restores: true, leave: true, ..TWO_KEYS };
+    copies: Setup { copies: true, ..TWO_KEYS };
+    copies_leave: Setup { copies: true, leave: true, ..TWO_KEYS };
     slow_polls: Setup { slow_polls: true, failover: true, crashes: 1, ..PLAIN };
     a_finer_clock: Setup { lease_ticks: 2, reaper: true, ..PLAIN };
     statements_time_out: Setup { times_out: true, messages: 3, abandon: true, ..PLAIN };
@@ -99,6 +105,8 @@ const EVERYTHING: Setup = Setup {
     abandon: true,
     times_out: true,
     failover: true,
+    restores: false,
+    copies: false,
     strict: None,
     messages: 6,
     rows: 6,
@@ -131,6 +139,16 @@ fn random_walks_of_three_replicas_with_drifting_clocks() {
 
 /// Few actors, so that random steps get somewhere.
 const CALM: Setup = Setup { messages: 4, rows: 4, ..REPEATED };
+
+/// The same with what has too many states to visit them all.
+const HISTORIES: Setup = Setup { abandon: true, reaper: true, crashes: 1, messages: 4, rows: 4, ..TWO_KEYS };
+
+#[test]
+fn random_walks_over_a_restore_and_beside_a_copy() {
+    for (restores, copies) in [(true, false), (false, true), (true, true)] {
+        walks_hold::<2>(Setup { restores, copies, ..HISTORIES }, 3_000);
+    }
+}
 
 #[track_caller]
 fn walks_break(setup: Setup) {

@@ -17,6 +17,12 @@ impl<const N: usize> World<N> {
         if setup.failover && self.old.is_none() {
             actions.push(Action::FailsOver);
         }
+        if setup.restores && !self.restored {
+            actions.push(if self.dump.is_none() { Action::Dumps } else { Action::Restores });
+        }
+        if setup.copies && self.old.is_none() {
+            actions.push(Action::IsCopied);
+        }
         let servers: &[Server] = if self.old.is_some() { &[Server::Main, Server::Old] } else { &[Server::Main] };
         for index in 0..N {
             self.possible_for_replica(setup, index, servers, actions);
@@ -45,7 +51,7 @@ impl<const N: usize> World<N> {
             } else if setup.times_out && room && self.timed_out(index) {
                 actions.push(Action::GivesUp(index));
             }
-            if setup.leave && (room || replica.fence.replica().is_none()) {
+            if setup.leave && (room || replica.fence.mark().is_none()) {
                 actions.push(Action::Leaves(index));
             }
         }
@@ -124,7 +130,7 @@ impl<const N: usize> World<N> {
                     }
                 }
                 Stage::Unanswerable => {}
-                Stage::Joined(_) | Stage::Renewed(..) | Stage::Gone => {
+                Stage::Joined(_) | Stage::Renewed(..) | Stage::Gone | Stage::OtherHistory => {
                     if self.replicas[message.from].queue.length == 0 {
                         actions.push(Action::AnswerArrives(slot));
                     }

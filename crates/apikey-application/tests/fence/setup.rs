@@ -25,6 +25,12 @@ pub(crate) struct Setup {
     /// Statements are given up after a while, too, until four are unanswered.
     pub(crate) times_out: bool,
     pub(crate) failover: bool,
+    /// A dump is taken, and the database is restored from it, on the same timeline. Before it is up again every lease has ended,
+    /// and nobody waits any more for a confirmation.
+    pub(crate) restores: bool,
+    /// A copy of the database answers to the same name: on the same timeline, with a life of its own. Renewals and their answers
+    /// stay with the database from which it was made.
+    pub(crate) copies: bool,
     /// Whether verifications are strict.
     pub(crate) strict: Option<bool>,
     /// At most so many statements are under way.
@@ -72,10 +78,13 @@ pub(crate) enum Trap {
     AbsenceWithoutRenewal,
     NumbersFromSequence,
     WaitCountedFromBeforeCommit,
+    HistoryNotComparedInRenewals,
+    HistoryNotComparedInReads,
+    PollOnCopyCounts,
 }
 
 impl Trap {
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::FillUnchecked,
         Self::FillCheckedApart,
         Self::ReadTakenUnchecked,
@@ -107,6 +116,9 @@ impl Trap {
         Self::AbsenceWithoutRenewal,
         Self::NumbersFromSequence,
         Self::WaitCountedFromBeforeCommit,
+        Self::HistoryNotComparedInRenewals,
+        Self::HistoryNotComparedInReads,
+        Self::PollOnCopyCounts,
     ];
 }
 
@@ -123,6 +135,8 @@ impl Setup {
         abandon: false,
         times_out: false,
         failover: false,
+        restores: false,
+        copies: false,
         strict: Some(false),
         messages: 2,
         rows: 2,
@@ -138,6 +152,16 @@ impl Setup {
 
     pub(crate) fn has(&self, trap: Trap) -> bool {
         self.trap == Some(trap)
+    }
+
+    /// Whether there is more than one history on a timeline.
+    pub(crate) const fn has_histories(&self) -> bool {
+        self.restores || self.copies
+    }
+
+    /// Without histories nobody looks which mark a read brings: more is allowed than by the real service.
+    pub(crate) fn looks_for_no_mark(&self) -> bool {
+        !self.has_histories() || self.has(Trap::HistoryNotComparedInReads)
     }
 
     /// The longest lease, so that a second more or less within one tick of the clock means nothing.

@@ -2,14 +2,16 @@
 //! environment goes wrong in that one way.
 
 use apikey_application::{
-    fence::{Arrival, Confirmation, Effect, Monotonic, Progress, ReplicaId, Ruling, may_cache},
+    fence::{
+        Arrival, Confirmation, Effect, Lease, Mark, Monotonic, Progress, ReplicaId, ReplicaRow, Ruling, may_cache,
+    },
     ports::Seq,
 };
 use apikey_domain::KeyDigest;
 use uuid::Uuid;
 
 use crate::{
-    database::Record,
+    database::{Record, Rows},
     setup::{Setup, Trap},
     world::{
         Action, Creation, Flight, Followed, KEYS, Message, Revoking, Server, Stage, Step, Verifier, Violation, What,
@@ -32,6 +34,12 @@ impl<const N: usize> World<N> {
                     self.main = behind;
                 }
                 self.main.seq.timeline += 1;
+            }
+            Action::Dumps => self.dump = Some(self.main),
+            Action::Restores => self.restore(setup),
+            Action::IsCopied => {
+                self.old = Some(self.main);
+                self.copied_at = self.main.seq.number;
             }
             Action::Begins(index) => {
                 let now = self.replica_now(index);
@@ -108,7 +116,7 @@ impl<const N: usize> World<N> {
                 Effect::CloseConnection(statement) => steps.push(Step::Close(statement)),
                 Effect::DeleteRow(id) => steps.push(Step::Send(What::Delete(id))),
                 Effect::Join(statement, id) => steps.push(Step::Send(What::Join(statement, id))),
-                Effect::Renew(statement, id, acked) => steps.push(Step::Send(What::Renew(statement, id, acked))),
+                Effect::Renew(statement, mark, acked) => steps.push(Step::Send(What::Renew(statement, mark, acked))),
             }
         }
         if setup.has(Trap::AppliedRaisedAfterEvictions) || joins && setup.has(Trap::JoinEmptiesCacheFirst) {
@@ -142,7 +150,7 @@ impl<const N: usize> World<N> {
         if setup.has(Trap::LeavesWithRenewalInFlight) {
             // Whoever drives the fence forgets to tell it.
             self.replicas[index].left_silently = true;
-            let row = self.replicas[index].fence.replica();
+            let row = self.replicas[index].fence.mark().map(|mark| mark.replica);
             self.replicas[index].queue.push(Step::Publish(Monotonic::ZERO));
             if let Some(id) = row {
                 self.replicas[index].queue.push(Step::Send(What::Delete(id)));
@@ -173,7 +181,7 @@ impl<const N: usize> World<N> {
                 database.rows.put(Self::row(setup, id, database.seq.number));
                 Stage::Joined(database.seq)
             }
-            What::Renew(_, id, applied) => {
+            What::Renew(statement, mark, applied) => {
                 if setup.has(Trap::DigestsOlderThanHead) && message.stage == Stage::Sent {
                     message.stage = Stage::HalfDone(database.revoked_after(applied));
                     self.messages[slot] = Some(message);
@@ -185,13 +193,20 @@ impl<const N: usize> World<N> {
                     _ => database.revoked_after(applied),
                 };
                 let seq = database.seq;
-                match database.rows.get_mut(actual(id)) {
+                match database.rows.get_mut(actual(mark.replica)) {
                     Some(_) if on == Server::Old && setup.has(Trap::RenewalByRead) => Stage::Renewed(seq, revoked),
-                    Some(row) => {
-                        row.acked = acked;
-                        row.renewals += 1;
+                    Some(row) if one_id => {
+                        (row.acked, row.renewals) = (acked, row.renewals + 1);
                         Stage::Renewed(seq, revoked)
                     }
+                    Some(row)
+                        if row.renewals < statement.number()
+                            && (row.mark().follows(mark) || setup.has(Trap::HistoryNotComparedInRenewals)) =>
+                    {
+                        (row.acked, row.renewals) = (acked, statement.number());
+                        Stage::Renewed(seq, revoked)
+                    }
+                    Some(_) => Stage::OtherHistory,
                     None => Stage::Gone,
                 }
             }
@@ -227,6 +242,7 @@ impl<const N: usize> World<N> {
                 fence.renewed(statement, seq, revoked, now)
             }
             Stage::Gone => fence.row_gone(statement, now),
+            Stage::OtherHistory => fence.other_history(statement, now),
             Stage::Sent | Stage::HalfDone(_) | Stage::Unanswerable => Vec::new(),
         };
         let from_now = now + setup.lease().held();
@@ -255,11 +271,13 @@ impl<const N: usize> World<N> {
 
     fn read(&mut self, setup: &Setup, index: usize, slot: usize, server: Server) {
         let database = *self.server(server);
+        let own = self.replicas[index].applied.mark.filter(|_| !setup.looks_for_no_mark());
+        let mark = own.and_then(|mark| database.rows.get(mark.replica)).map(ReplicaRow::mark);
         let flight = self.replicas[index].flights[slot].as_mut().expect("possible");
         let record = database.keys[flight.key];
         match flight.half {
             None if setup.has(Trap::RecordOlderThanHead) => flight.half = Some(record),
-            half => flight.result = Some((half.unwrap_or(record), database.seq)),
+            half => flight.result = Some((half.unwrap_or(record), Seq { mark, ..database.seq })),
         }
     }
 
@@ -269,6 +287,9 @@ impl<const N: usize> World<N> {
         let (record, mut read) = flight.result.expect("possible");
         if setup.has(Trap::ReadComparesNumbersAlone) {
             read.timeline = replica.applied.timeline;
+        }
+        if setup.looks_for_no_mark() {
+            read.mark = replica.applied.mark;
         }
         // The shard's lock is held: check and insert are one step.
         let fits = flight.approved || may_cache(read, replica.applied) || setup.has(Trap::FillUnchecked);
@@ -339,6 +360,9 @@ impl<const N: usize> World<N> {
         if setup.has(Trap::ReadComparesNumbersAlone) {
             read.timeline = noted.timeline;
         }
+        if setup.looks_for_no_mark() {
+            read.mark = noted.mark;
+        }
         if setup.has(Trap::ReadTakenUnchecked) {
             read = noted;
         }
@@ -396,7 +420,10 @@ impl<const N: usize> World<N> {
             }
             Action::Polls(index, server) => {
                 let database = self.server(server);
-                self.revokers[index].poll = Some((database.seq, database.rows));
+                // Whoever revokes is a replica itself, which is not modelled: it renews in time, on the primary.
+                let follows = server == Server::Main || !setup.copies || setup.has(Trap::PollOnCopyCounts);
+                let own = if follows { u64::MAX } else { self.copied_at };
+                self.revokers[index].poll = Some((database.seq, database.rows, own));
                 if !setup.slow_polls {
                     self.take_poll(setup, index);
                 }
@@ -435,7 +462,7 @@ impl<const N: usize> World<N> {
     }
 
     fn take_poll(&mut self, setup: &Setup, index: usize) {
-        let (mut head, rows) = self.revokers[index].poll.take().expect("possible");
+        let (mut head, rows, own) = self.revokers[index].poll.take().expect("possible");
         let now = self.other_now();
         let Revoking::Confirming(confirmation) = &mut self.revokers[index].stage else { return };
         let commit = confirmation.commit();
@@ -445,7 +472,7 @@ impl<const N: usize> World<N> {
         if setup.has(Trap::PollComparesNumbersAlone) {
             head.timeline = commit.timeline;
         }
-        if let Progress::Confirmed { .. } = confirmation.polled(head, &rows.all(), now) {
+        if let Progress::Confirmed { .. } = confirmation.polled(head, &with_own(&rows, own), OWN, now) {
             if setup.has(Trap::RowsDeletedByRevoker) {
                 for row in rows.iter().filter(|row| row.acked < commit.number) {
                     self.main.rows.remove(row.id);
@@ -453,6 +480,32 @@ impl<const N: usize> World<N> {
             }
             self.revokers[index].stage = Revoking::Done;
             self.confirmed[self.revokers[index].key.expect("possible")] = true;
+        }
+    }
+
+    /// The database is as it was when the dump was taken. What was lost with it is promised no more.
+    fn restore(&mut self, setup: &Setup) {
+        self.main = self.dump.take().expect("possible");
+        self.restored = true;
+        self.now_millis += setup.lease_ticks * setup.tick_millis();
+        for revoker in &mut self.revokers {
+            if matches!(revoker.stage, Revoking::Committed(..) | Revoking::Confirming(_)) {
+                (revoker.stage, revoker.poll) = (Revoking::Done, None);
+            }
+        }
+        for key in 0..KEYS {
+            self.confirmed[key] &= matches!(self.main.keys[key], Record::Revoked(_));
+        }
+        for replica in &mut self.replicas {
+            let followed = match replica.verifier {
+                Verifier::Arrived { followed, .. }
+                | Verifier::Admitted { followed, .. }
+                | Verifier::Noted { followed, .. } => followed,
+                Verifier::Idle | Verifier::CheckedEarly(_) => continue,
+            };
+            if !self.confirmed[followed.key] {
+                replica.verifier = Verifier::Idle;
+            }
         }
     }
 
@@ -467,6 +520,13 @@ impl<const N: usize> World<N> {
             }
         }
     }
+}
+
+const OWN: Mark = Mark { replica: ReplicaId::from_uuid(Uuid::nil()), renewal: 0 };
+
+fn with_own(rows: &Rows, acked: u64) -> Vec<ReplicaRow> {
+    let own = ReplicaRow { id: OWN.replica, acked, renewals: OWN.renewal, lease: Lease::MIN };
+    rows.iter().copied().chain([own]).collect()
 }
 
 const fn arrived(followed: Followed, noted_early: Seq) -> Verifier {

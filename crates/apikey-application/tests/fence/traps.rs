@@ -79,6 +79,10 @@ traps! {
     a_renewal_acknowledges_what_it_only_brings: AcknowledgedBeforeApplied in PLAIN => StaleAccept;
     numbers_come_from_a_sequence: NumbersFromSequence in TWO_KEYS => StaleAccept;
     the_wait_is_counted_from_before_the_commit: WaitCountedFromBeforeCommit in PLAIN => StaleAccept;
+    a_restored_database_renews_without_looking_for_the_mark:
+        HistoryNotComparedInRenewals in Setup { restores: true, ..TWO_KEYS } => StaleAccept;
+    a_copy_answers_and_the_mark_is_not_looked_for: HistoryNotComparedInReads in Setup { copies: true, ..TWO_KEYS } => StaleAccept;
+    a_copy_is_polled_and_whoever_revokes_does_not_look_for_itself: PollOnCopyCounts in Setup { copies: true, ..TWO_KEYS } => StaleAccept;
     absence_is_taken_from_a_read_that_began_earlier: AbsenceFromSharedRead in CREATE => Forgotten;
     absence_is_taken_without_a_renewal:
         AbsenceWithoutRenewal in Setup { failover: true, ..CREATE } => Forgotten;

@@ -6,7 +6,8 @@
 
 use apikey_application::{
     fence::{
-        Admitted, Arrival, Confirmation, Fence, Lease, Monotonic, Reaper, ReplicaId, ReplicaRow, Statement, Waiter,
+        Admitted, Arrival, Confirmation, Fence, Lease, Mark, Monotonic, Reaper, ReplicaId, ReplicaRow, Statement,
+        Waiter,
     },
     ports::Seq,
 };
@@ -30,8 +31,14 @@ pub(crate) struct World<const N: usize> {
     pub(crate) now_millis: u64,
     /// The primary.
     pub(crate) main: Database,
-    /// After a failover, the isolated old primary. It answers reads; what it writes is never replicated and never answered.
+    /// After a failover, the isolated old primary; or a copy of the database. It answers reads; what it writes is never replicated
+    /// and never answered.
     pub(crate) old: Option<Database>,
+    /// What the database can be restored from.
+    pub(crate) dump: Option<Database>,
+    pub(crate) restored: bool,
+    /// The head when the database was copied.
+    pub(crate) copied_at: u64,
     /// With an asynchronous standby: the primary as it was one commit ago.
     pub(crate) behind: Option<Database>,
     pub(crate) messages: [Option<Message>; MESSAGES],
@@ -97,7 +104,7 @@ pub(crate) struct Message {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
     Join(Statement, ReplicaId),
-    Renew(Statement, ReplicaId, u64),
+    Renew(Statement, Mark, u64),
     Delete(ReplicaId),
     Reap(apikey_application::fence::Reaping),
 }
@@ -112,6 +119,7 @@ pub(crate) enum Stage {
     Joined(Seq),
     Renewed(Seq, [bool; KEYS]),
     Gone,
+    OtherHistory,
 }
 
 /// A read of the store that whoever waits for the key shares.
@@ -164,8 +172,8 @@ pub(crate) enum Verifier {
 pub(crate) struct Revoker {
     pub(crate) key: Option<usize>,
     pub(crate) stage: Revoking,
-    /// A poll whose answer is under way.
-    pub(crate) poll: Option<(Seq, Rows)>,
+    /// A poll whose answer is under way: the head, the rows, and what this revoker's own replica has acknowledged there.
+    pub(crate) poll: Option<(Seq, Rows, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +200,9 @@ pub(crate) enum Action {
     TimePasses(u64),
     SleepsWithClockStopped(usize),
     FailsOver,
+    Dumps,
+    Restores,
+    IsCopied,
     Begins(usize),
     GivesUp(usize),
     LosesConnection(usize),
@@ -256,7 +267,7 @@ impl Replica {
         Self {
             fence: Fence::new(lease, Uuid::from_u128(process << 32)),
             queue: Queue::EMPTY,
-            applied: Seq { timeline: 0, number: 0 },
+            applied: Seq::new(0, 0),
             deadline: Monotonic::ZERO,
             cache: [None; KEYS],
             flights: [None; FLIGHTS],
@@ -289,6 +300,9 @@ impl<const N: usize> World<N> {
             now_millis: 10 * setup.tick_millis(),
             main: Database::new(setup.unborn),
             old: None,
+            dump: None,
+            restored: false,
+            copied_at: u64::MAX,
             behind: None,
             messages: [None; MESSAGES],
             replicas: std::array::from_fn(|index| {

@@ -290,7 +290,7 @@ async fn a_read_of_a_server_that_lags_is_not_taken_and_its_connection_not_used_a
     let replica = a_replica();
     let (raw_key, key) = a_raw_key_with(1, |_| {});
     replica.store.put(key);
-    replica.cache.raise_applied(Seq { timeline: 0, number: 1 });
+    replica.cache.raise_applied(Seq::new(0, 1));
     replica.renews();
     let error = replica.verify.verify(presented(raw_key.expose())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -311,7 +311,7 @@ async fn a_read_that_somebody_else_began_too_early_is_not_taken_but_its_connecti
     let verify = || Box::pin(replica.verify.verify(presented(raw_key.expose())));
     let (mut first, mut second) = (verify(), verify());
     assert!(poll!(&mut first).is_pending());
-    replica.cache.raise_applied(Seq { timeline: 0, number: 1 });
+    replica.cache.raise_applied(Seq::new(0, 1));
     assert!(poll!(&mut second).is_pending());
     assert_eq!(reads(&replica.store), 1);
     drop(held);
@@ -332,7 +332,7 @@ async fn a_replica_on_another_timeline_takes_nothing_of_the_old_one() {
     let mut call = pin!(replica.verify.verify(presented(raw_key.expose())));
     assert!(poll!(&mut call).is_pending());
     replica.cache.publish_deadline(Monotonic::ZERO);
-    replica.cache.raise_applied(Seq { timeline: 1, number: 0 });
+    replica.cache.raise_applied(Seq::new(1, 0));
     replica.cache.evict_all();
     drop(held);
     assert!(is_valid(&call.await), "it was admitted before, and read what was true then");

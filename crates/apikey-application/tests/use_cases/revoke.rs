@@ -44,7 +44,7 @@ fn a_cache() -> Arc<KeyCache> {
     Arc::new(KeyCache::of_one_process(LIMITS))
 }
 
-const FIRST: Seq = Seq { timeline: 0, number: 1 };
+const FIRST: Seq = Seq::new(0, 1);
 
 #[tokio::test]
 async fn a_revoked_key_stops_working_and_stays_listed() {
@@ -193,13 +193,13 @@ async fn that_there_is_no_such_key_is_told_only_after_a_renewal_that_began_after
     // Revocations elsewhere go on while it waits: that the read does not contain them says nothing against its connection.
     let mut call = pin!(revoke.revoke(&manager, Ok(a_key(1).id())));
     assert!(poll!(&mut call).is_pending());
-    cache.raise_applied(Seq { timeline: 0, number: 7 });
+    cache.raise_applied(Seq::new(0, 7));
     renews();
     assert!(matches!(call.await, Err(RevokeError::NotFound)));
     assert_eq!(house.store.calls(StoreCall::DistrustConnections), 0);
 
     // A server on another timeline, the old primary perhaps, proves nothing either.
-    cache.raise_applied(Seq { timeline: 1, number: 0 });
+    cache.raise_applied(Seq::new(1, 0));
     let mut call = pin!(revoke.revoke(&manager, Ok(a_key(1).id())));
     assert!(poll!(&mut call).is_pending());
     renews();

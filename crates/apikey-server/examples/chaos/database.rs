@@ -116,6 +116,13 @@ impl Server {
         Ok(client)
     }
 
+    /// Makes a database from a dump of another one.
+    pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.create(to).await?;
+        let copy = "pg_dump --username postgres --format custom \"$0\" | pg_restore --username postgres --exit-on-error --dbname \"$1\"";
+        self.exec(&["sh", "-c", copy, from, to]).await.map(drop)
+    }
+
     /// Runs SQL as the administrator, and returns what it answered.
     pub(crate) async fn sql(&self, name: &str, sql: &str) -> Result<String> {
         let psql = ["psql", "--username", "postgres", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"];

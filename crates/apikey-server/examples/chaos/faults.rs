@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Slow500ms,
     /// Each takes 5 s.
     Slow5s,
+    /// The database is put back to an earlier state while the replicas run on, and then grows as long as it was.
+    Restore,
     /// All connections of the replicas' small pools wait for a row.
     Pool,
     /// No notification arrives.
@@ -59,7 +61,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// What fits into a few minutes.
-    pub(crate) const BRIEF: [Self; 14] = [
+    pub(crate) const BRIEF: [Self; 15] = [
         Self::Kill,
         Self::Pause,
         Self::PauseRevoker,
@@ -68,6 +70,7 @@ impl Fault {
         Self::Flap,
         Self::DatabaseKill,
         Self::Failover,
+        Self::Restore,
         Self::Slow500ms,
         Self::Pool,
         Self::Clock,
@@ -146,6 +149,7 @@ impl Fault {
             Self::Notifications => links::notifications(cluster, means).await,
             Self::LostReply => links::lost_reply(cluster, means).await,
             Self::DatabaseKill => database::kill(cluster, means).await,
+            Self::Restore => database::restore(cluster, means).await,
             Self::Failover => anyhow::bail!("a failover needs a standby"),
             Self::Pool => database::exhaust_pools(cluster, means).await,
             Self::Together => together(cluster, means).await,

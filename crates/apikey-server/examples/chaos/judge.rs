@@ -1,6 +1,9 @@
 //! What the store itself holds when all is over, and the verdict on everything. Knows the schema's names.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use apikey_domain::{KeyEventKind, KeyId};
@@ -80,7 +83,25 @@ async fn look(world: &World, client: &Client) -> Result<()> {
     sights.extend(keys.into_iter().map(|(key, (_, revoked))| (key, seen(revoked))));
     let looks = sights.into_iter().map(|(key, sight)| Operation { key, start, end, kind: Kind::Look(sight) });
     history.operations.extend(looks);
+    if let Some((dumped, restored)) = *locked(&world.restored) {
+        forget_what_was_lost(&mut history, dumped, restored);
+    }
     Ok(())
+}
+
+/// Nothing is promised of keys that were created or revoked, or may have been, after the dump was begun and before it took the
+/// database's place; of all others, everything.
+fn forget_what_was_lost(history: &mut History, dumped: u64, restored: u64) {
+    let lost = |operation: &&Operation| {
+        let (Kind::Create(_, outcome) | Kind::Revoke(outcome)) = &operation.kind else { return false };
+        operation.start <= restored && (*outcome == Outcome::Unknown || operation.end >= dumped)
+    };
+    let lost: HashSet<KeyId> = history.operations.iter().filter(lost).map(|operation| operation.key).collect();
+    history.operations.retain(|operation| !lost.contains(&operation.key));
+    history.uses.retain(|reading| reading.start > restored && !lost.contains(&reading.key));
+    if let Some(audit) = &mut history.audit {
+        audit.retain(|(key, _)| !lost.contains(key));
+    }
 }
 
 /// What has become of creates whose answers were lost: those whose keys are there were carried out, in the name of whom they were

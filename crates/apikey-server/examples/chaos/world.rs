@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) managers: Vec<Key>,
     pub(crate) keys: Mutex<Keys>,
     pub(crate) history: Mutex<History>,
+    /// When the dump was made from which the database was restored, and when that had been done.
+    pub(crate) restored: Mutex<Option<(u64, u64)>>,
     tallies: Mutex<[Tally; 3]>,
     stage: AtomicU64,
     /// Failures of the service that are not clean, in its words.
@@ -62,6 +64,7 @@ impl World {
             managers,
             keys: Mutex::default(),
             history: Mutex::default(),
+            restored: Mutex::default(),
             tallies: Mutex::default(),
             stage: AtomicU64::new(0),
             unclean: Mutex::default(),
@@ -91,6 +94,11 @@ impl World {
     /// What follows belongs to that stage.
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.store(stage as u64, Ordering::Relaxed);
+    }
+
+    /// The database is as it was then.
+    pub(crate) fn restored(&self, dumped: u64) {
+        *locked(&self.restored) = Some((dumped, self.now()));
     }
 
     /// Counts something in the stage that lasts.

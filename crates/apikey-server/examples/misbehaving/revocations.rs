@@ -1,35 +1,38 @@
 //! The revocation log that replicas share, but for what it is there for.
 
 use apikey_application::{
-    fence::{Lease, Reaping, ReplicaId, ReplicaRow},
-    ports::{Read, Renewal, Revocations, Seq, StoreError},
+    fence::{Lease, Mark, Reaping, ReplicaId, ReplicaRow},
+    ports::{Read, Renewed, Revocations, Seq, StoreError},
 };
 
-/// Renewals bring no digests, where that is wanted.
-pub(crate) struct DroppedDigests<R> {
+use crate::Wrong;
+
+/// Renewals bring no digests, or look for no mark, where that is wanted.
+pub(crate) struct Careless<R> {
     revocations: R,
-    drops: bool,
+    wrong: Wrong,
 }
 
-impl<R> DroppedDigests<R> {
-    pub(crate) const fn new(revocations: R, drops: bool) -> Self {
-        Self { revocations, drops }
+impl<R> Careless<R> {
+    pub(crate) const fn new(revocations: R, wrong: Wrong) -> Self {
+        Self { revocations, wrong }
     }
 }
 
-impl<R: Revocations> Revocations for DroppedDigests<R> {
+impl<R: Revocations> Revocations for Careless<R> {
     async fn join(&self, replica: ReplicaId, lease: Lease) -> Result<Seq, StoreError> {
         self.revocations.join(replica, lease).await
     }
 
-    async fn renew(&self, replica: ReplicaId, applied: u64) -> Result<Option<Renewal>, StoreError> {
-        let mut renewal = self.revocations.renew(replica, applied).await?;
-        if self.drops
-            && let Some(renewal) = &mut renewal
+    async fn renew(&self, mark: Mark, renewal: u64, applied: u64) -> Result<Renewed, StoreError> {
+        let known = if self.wrong == Wrong::AnyHistory { Mark { renewal: 0, ..mark } } else { mark };
+        let mut renewed = self.revocations.renew(known, renewal, applied).await?;
+        if self.wrong == Wrong::DropsDigests
+            && let Renewed::Committed(renewal) = &mut renewed
         {
             renewal.revoked.clear();
         }
-        Ok(renewal)
+        Ok(renewed)
     }
 
     async fn replicas(&self) -> Result<Read<Vec<ReplicaRow>>, StoreError> {

@@ -16,7 +16,7 @@ use apikey_application::{
 };
 use tokio::{
     runtime::Builder,
-    sync::{Notify, oneshot, watch as published},
+    sync::{oneshot, watch as published},
     task::LocalSet,
     time::timeout,
 };
@@ -70,9 +70,9 @@ impl Replica {
         let (say_left, left) = oneshot::channel();
         let (no_watching, no_renewing) = (stop_watching.requested(), stop_renewing.requested());
         thread::Builder::new().name("lease".to_owned()).spawn(move || {
-            let renewed = Arc::new(Notify::new());
-            let watch = Watch::new(&parts, requests, Arc::clone(&renewed));
-            let renewals = Renewals::new(parts, Told { holds_lease: say_held, renewed });
+            let (say_mark, mark) = published::channel(None);
+            let watch = Watch::new(&parts, requests, mark);
+            let renewals = Renewals::new(parts, Told { holds_lease: say_held, mark: say_mark });
             let local = LocalSet::new();
             local.block_on(&runtime, async {
                 let watching = tokio::task::spawn_local(watch.run(no_watching));

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls, error::SqlState};
 
 use super::{
     contract::{PostgresUnderTest, beside, patient},
-    revocations::a_replica,
+    revocations::{a_replica, renew},
 };
 
 /// Tables and functions under the names of the service's and of PostgreSQL's own. Whoever finds one of them by its name alone gets
@@ -123,7 +123,7 @@ async fn everything(store: &PostgresStore, seed: u64) {
     let applied = revocations.join(replica, Lease::DEFAULT).await.unwrap();
     let seq = store.commit(revoke(&key, seconds_later(2))).await.unwrap();
     assert_eq!(store.commit(confirm(&key, seconds_later(3))).await.unwrap(), seq);
-    let renewal = revocations.renew(replica, applied.number).await.unwrap().unwrap();
+    let renewal = renew(&revocations, replica, applied.number).await;
     assert_eq!((renewal.head, renewal.revoked), (seq, vec![*key.digest()]));
     assert_eq!(revocations.replicas().await.unwrap().value.len(), 1);
     assert!(!revocations.reap(Reaping { id: replica, renewals: 0 }).await.unwrap());

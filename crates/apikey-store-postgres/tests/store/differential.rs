@@ -145,7 +145,7 @@ fn commit_of(command: &Command) -> Option<Commit> {
 async fn answer(store: &impl KeyStore, command: &Command) -> String {
     if let Some(commit) = commit_of(command) {
         return match store.commit(commit).await {
-            Ok(Seq { timeline: _, number }) => format!("committed at {number}"),
+            Ok(Seq { timeline: _, number, mark: _ }) => format!("committed at {number}"),
             Err(CommitError::Store(StoreError::Defect(_))) => "defect".to_owned(),
             Err(error) => format!("{error:?}"),
         };

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use apikey_application::{
     fence::{Lease, Reaping},
-    ports::{KeyStore as _, Revocations as _, StoreError},
+    ports::{KeyStore as _, Renewed, Revocations as _, StoreError},
 };
 use apikey_store_postgres::{Options, PostgresRevocations, PostgresStore};
 use apikey_testing::{
@@ -23,7 +23,7 @@ use super::{
     connections::{terminate_the_others, until_it_answers},
     contract::{beside, patient},
     locks::{scene, until_somebody_waits},
-    revocations::{a_replica, stored},
+    revocations::{a_replica, renew, stored, try_to_renew},
 };
 
 /// The server's processes that serve the store: their ids, and what each does or did last.
@@ -63,10 +63,10 @@ async fn until_gone(watcher: &Client, process: i32) {
     panic!("the connection is still open");
 }
 
-/// Returns when the row of replica 1 counts so many renewals.
-async fn until_renewed(watcher: &Client, renewals: i64) {
+/// Returns when the row of replica 1 has been renewed since it showed that number.
+async fn until_renewed(watcher: &Client, before: i64) {
     for _ in 0..6_000 {
-        if stored(watcher, a_replica(1)).await.unwrap().1 == renewals {
+        if stored(watcher, a_replica(1)).await.unwrap().1 > before {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -77,8 +77,9 @@ async fn until_renewed(watcher: &Client, renewals: i64) {
 /// Renews replica 1 until that succeeds; every failure before must be of a connection that ended.
 async fn until_it_renews(revocations: &PostgresRevocations) {
     for _ in 0..600 {
-        match revocations.renew(a_replica(1), 0).await {
-            Ok(renewal) => return drop(renewal.unwrap()),
+        match try_to_renew(revocations, a_replica(1), 0).await {
+            Ok(Renewed::Committed(_)) => return,
+            Ok(other) => panic!("{other:?}"),
             Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {}
             Err(error) => panic!("{error:?}"),
         }
@@ -100,19 +101,18 @@ async fn a_renewal_that_is_given_up_is_not_cancelled_and_the_next_ones_do_not_wa
     let lock = "SELECT FROM replicas WHERE id = $1::text::uuid FOR UPDATE";
     other.execute(lock, &[&a_replica(1).as_uuid().to_string()]).await.unwrap();
     tokio::select! {
-        renewal = revocations.renew(a_replica(1), 0) => panic!("{renewal:?}"),
+        renewal = try_to_renew(&revocations, a_replica(1), 0) => panic!("{renewal:?}"),
         () = until_somebody_waits(&watcher) => {}
     }
     let given_up = backend(&watcher, "UPDATE \"public\".replicas").await;
     // On another connection, while the first statement still waits.
-    revocations.renew(a_replica(2), 0).await.unwrap().unwrap();
+    renew(&revocations, a_replica(2), 0).await;
     until_somebody_waits(&watcher).await;
     assert!(backends(&watcher).await.iter().any(|(pid, _)| *pid == given_up));
     other.batch_execute("ROLLBACK").await.unwrap();
-    until_renewed(&watcher, 1).await;
+    until_renewed(&watcher, 0).await;
     until_gone(&watcher, given_up).await;
-    revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
-    assert_eq!(stored(&watcher, a_replica(1)).await, Some((0, 2, 3_000)));
+    renew(&revocations, a_replica(1), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +142,7 @@ async fn a_renewal_waits_for_the_standby() {
         // Whoever was told of the new setting late has renewed without it.
         let renewing = async {
             loop {
-                revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
+                renew(&revocations, a_replica(1), 0).await;
             }
         };
         let (mut waiting, mut renewing) = (pin!(waiting), pin!(renewing));
@@ -154,9 +154,8 @@ async fn a_renewal_waits_for_the_standby() {
     let watcher = beside(&database).await;
     let before = stored(&watcher, a_replica(1)).await.unwrap().1;
     set("ALTER SYSTEM RESET synchronous_standby_names");
-    until_renewed(&watcher, before + 1).await;
-    revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
-    assert_eq!(stored(&watcher, a_replica(1)).await, Some((0, before + 2, 3_000)));
+    until_renewed(&watcher, before).await;
+    renew(&revocations, a_replica(1), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +183,7 @@ async fn a_hint_that_comes_while_nobody_waits_is_kept() {
     assert_eq!(revocations.hinted().now_or_never(), None);
     store.commit(revoke(&key, seconds_later(1))).await.unwrap();
     // Its answer comes after the notification, on the same connection.
-    revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
+    renew(&revocations, a_replica(1), 0).await;
     until_hinted(&revocations).await;
 }
 
@@ -203,7 +202,7 @@ async fn an_exhausted_pool_delays_neither_renewals_nor_whoever_watches_them() {
     let (me, gone) = (a_replica(1), a_replica(2));
     revocations.join(me, Lease::DEFAULT).await.unwrap();
     revocations.join(gone, Lease::DEFAULT).await.unwrap();
-    revocations.renew(me, 0).await.unwrap().unwrap();
+    renew(&revocations, me, 0).await;
     assert_eq!(revocations.replicas().await.unwrap().value.len(), 2);
     assert!(revocations.reap(Reaping { id: gone, renewals: 0 }).await.unwrap());
     revocations.leave(me).await.unwrap();
@@ -228,7 +227,7 @@ async fn whoever_watches_does_not_wait_for_ever() {
     // A renewal has no such limit.
     let renewing = tokio::spawn({
         let revocations = revocations.clone();
-        async move { revocations.renew(a_replica(1), 0).await }
+        async move { try_to_renew(&revocations, a_replica(1), 0).await }
     });
     until_it_runs(&watcher, "UPDATE \"public\".replicas").await;
     assert!(revocations.replicas().await.is_err());
@@ -289,7 +288,7 @@ async fn distrusted_connections_are_not_used_again() {
     );
     store.ping().await.unwrap();
     revocations.replicas().await.unwrap();
-    revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
+    renew(&revocations, a_replica(1), 0).await;
     let now = (
         backend(&watcher, "SELECT seq, pg_catalog.left").await,
         backend(&watcher, "LEFT JOIN \"public\".replicas").await,
@@ -367,7 +366,7 @@ async fn a_proxy_that_does_not_let_listen_does_not_keep_a_replica_from_renewing(
         }
         revocations.join(a_replica(1), Lease::DEFAULT).await.unwrap();
         store.commit(revoke(&a_key(1), seconds_later(1))).await.unwrap();
-        let renewal = revocations.renew(a_replica(1), 0).await.unwrap().unwrap();
+        let renewal = renew(&revocations, a_replica(1), 0).await;
         assert_eq!(renewal.revoked, [*a_key(1).digest()], "{proxy:?}");
         assert_eq!(revocations.hinted().now_or_never(), None, "{proxy:?}");
         if proxy != Proxy::FallsSilent {

@@ -1,13 +1,17 @@
 //! The revocation log as replicas share it: what each call reads, and what it leaves behind.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use apikey_application::{
-    fence::{Lease, Reaping, ReplicaId, ReplicaRow},
-    ports::{KeyStore as _, Renewal, Revocations as _, Seq, StoreError},
+    fence::{Lease, Mark, Reaping, ReplicaId, ReplicaRow},
+    ports::{KeyStore as _, Renewal, Renewed, Revocations as _, Seq, StoreError},
 };
 use apikey_domain::KeyDigest;
-use apikey_store_postgres::PostgresStore;
+use apikey_store_postgres::{PostgresRevocations, PostgresStore};
 use apikey_testing::{
     fixtures::{a_key, issue, revoke, seconds_later},
     postgres::{TestDatabase, TestServer},
@@ -31,6 +35,29 @@ pub(crate) async fn stored(client: &Client, replica: ReplicaId) -> Option<(i64, 
     let statement = "SELECT acked_seq, renewals, lease_millis FROM replicas WHERE id = $1::text::uuid";
     let row = client.query_opt(statement, &[&replica.as_uuid().to_string()]).await.unwrap()?;
     Some((row.get(0), row.get(1), row.get(2)))
+}
+
+/// Renews that replica, by the number that comes after all before it, whatever its row shows.
+pub(crate) async fn try_to_renew(
+    revocations: &PostgresRevocations,
+    replica: ReplicaId,
+    applied: u64,
+) -> Result<Renewed, StoreError> {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let renewal = NUMBER.fetch_add(1, Ordering::Relaxed);
+    revocations.renew(Mark { replica, renewal: 0 }, renewal, applied).await
+}
+
+pub(crate) async fn renew(revocations: &PostgresRevocations, replica: ReplicaId, applied: u64) -> Renewal {
+    committed(try_to_renew(revocations, replica, applied).await.unwrap())
+}
+
+#[track_caller]
+fn committed(renewed: Renewed) -> Renewal {
+    match renewed {
+        Renewed::Committed(renewal) => renewal,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn digests(renewal: &Renewal) -> Vec<KeyDigest> {
@@ -77,18 +104,20 @@ async fn a_renewal_brings_what_was_revoked_since_what_it_acknowledges() {
     revoke_now(&store, 2).await;
     let seq = revoke_now(&store, 3).await;
     other.batch_execute("UPDATE revocation_head SET seq = seq + 1").await.unwrap();
-    for (applied, brought, counted) in [(1, vec![2, 3], 1), (3, vec![], 2), (0, vec![1, 2, 3], 3), (4, vec![], 4)] {
+    for (applied, brought, number) in [(1, vec![2, 3], 1), (3, vec![], 2), (0, vec![1, 2, 3], 3), (4, vec![], 4)] {
         let before = database_time(&watcher).await;
-        let renewal = revocations.renew(me, applied).await.unwrap().unwrap();
+        let mark = Mark { replica: me, renewal: number - 1 };
+        let renewal = committed(revocations.renew(mark, number, applied).await.unwrap());
         let now = renewal.now.unix_micros();
         assert!(before <= now && now <= database_time(&watcher).await);
         assert_eq!((renewal.head, digests(&renewal)), (seq, digests_of(brought)));
-        assert_eq!(stored(&watcher, me).await, Some((i64::try_from(applied).unwrap(), counted, 3_000)));
+        assert_eq!(stored(&watcher, me).await, Some((applied.cast_signed(), number.cast_signed(), 3_000)));
     }
     assert_eq!(stored(&watcher, neighbour).await, Some((1, 0, 3_000)));
     other.batch_execute("ROLLBACK").await.unwrap();
     revoke_now(&store, 4).await;
-    let renewal = revocations.renew(me, 3).await.unwrap().unwrap();
+    let mark = Mark { replica: me, renewal: 4 };
+    let renewal = committed(revocations.renew(mark, 5, 3).await.unwrap());
     assert_eq!((renewal.head.number, digests(&renewal)), (4, digests_of([4])));
 }
 
@@ -98,13 +127,42 @@ async fn database_time(client: &Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_lacks_what_was_renewed_is_of_another_history_and_stays_as_it_is() {
+    let (store, other, watcher) = scene(&[&a_key(1)], patient()).await;
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let revocations = store.revocations();
+    let (replica, key) = (a_replica(1), a_key(1));
+    let mark = |renewal| Mark { replica, renewal };
+    assert_eq!(store.find_by_digest(key.digest()).await.unwrap().seq.mark, None, "nobody has joined");
+    revocations.join(replica, Lease::DEFAULT).await.unwrap();
+    revocations.join(a_replica(2), Lease::DEFAULT).await.unwrap();
+    revocations.leave(a_replica(2)).await.unwrap();
+    assert_eq!(store.find_by_digest(key.digest()).await.unwrap().seq.mark, None, "the row has gone");
+    revocations.leave(replica).await.unwrap();
+    revocations.join(replica, Lease::DEFAULT).await.unwrap();
+    committed(revocations.renew(mark(0), 3, 0).await.unwrap());
+    for (known, renewal) in [(4, 5), (0, 3), (0, 2), (3, 3)] {
+        assert_eq!(revocations.renew(mark(known), renewal, 1).await.unwrap(), Renewed::OtherHistory);
+        assert_eq!(stored(&watcher, replica).await, Some((0, 3, 3_000)), "nothing is acknowledged");
+    }
+    let reads = [
+        store.find_by_digest(key.digest()).await.unwrap(),
+        store.find_by_id(key.organization_id(), key.id()).await.unwrap(),
+    ];
+    assert_eq!(reads.map(|read| read.seq.mark), [Some(mark(3)); 2]);
+    // Some were given up, and are committed or not.
+    committed(revocations.renew(mark(1), 9, 0).await.unwrap());
+    assert_eq!(store.find_by_digest(key.digest()).await.unwrap().seq.mark, Some(mark(9)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_is_reaped_only_while_it_is_as_it_was_watched() {
     let (store, other, watcher) = scene(&[], patient()).await;
     let revocations = store.revocations();
     let (id, neighbour) = (a_replica(1), a_replica(2));
     revocations.join(id, Lease::DEFAULT).await.unwrap();
     revocations.join(neighbour, Lease::DEFAULT).await.unwrap();
-    revocations.renew(id, 0).await.unwrap().unwrap();
+    committed(revocations.renew(Mark { replica: id, renewal: 0 }, 1, 0).await.unwrap());
     for renewals in [0, 2] {
         assert!(!revocations.reap(Reaping { id, renewals }).await.unwrap());
     }
@@ -117,7 +175,8 @@ async fn a_row_is_reaped_only_while_it_is_as_it_was_watched() {
     assert!(revocations.reap(Reaping { id, renewals: 1 }).await.unwrap());
     assert_eq!(stored(&watcher, id).await, None);
     assert!(!revocations.reap(Reaping { id, renewals: 1 }).await.unwrap());
-    assert_eq!(revocations.renew(id, 0).await.unwrap(), None);
+    let mark = Mark { replica: id, renewal: 1 };
+    assert_eq!(revocations.renew(mark, 2, 0).await.unwrap(), Renewed::RowGone);
     assert_eq!(stored(&watcher, id).await, None, "a renewal makes no row");
     assert_eq!(stored(&watcher, neighbour).await, Some((0, 0, 3_000)));
 }
@@ -146,7 +205,7 @@ async fn all_replicas_are_shown_with_the_head_and_so_is_that_there_is_none() {
     revocations.join(a_replica(1), Lease::DEFAULT).await.unwrap();
     revocations.join(a_replica(2), Lease::MIN).await.unwrap();
     let seq = revoke_now(&store, 2).await;
-    revocations.renew(a_replica(2), 2).await.unwrap().unwrap();
+    committed(revocations.renew(Mark { replica: a_replica(2), renewal: 0 }, 1, 2).await.unwrap());
     // What is not committed is not seen.
     other.batch_execute("UPDATE revocation_head SET seq = 9; UPDATE replicas SET acked_seq = 9").await.unwrap();
     let mut read = revocations.replicas().await.unwrap();
@@ -168,7 +227,8 @@ async fn a_server_that_may_not_be_written_to_renews_nothing() {
     // Its connections are opened when they are first needed.
     let revocations = PostgresStore::connect(database.url(), patient()).await.unwrap().revocations();
     TestServer::shared().psql("postgres", &read_only);
-    let error = revocations.renew(a_replica(1), 0).await.unwrap_err();
+    let mark = Mark { replica: a_replica(1), renewal: 0 };
+    let error = revocations.renew(mark, 1, 0).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let error = revocations.join(a_replica(2), Lease::DEFAULT).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
@@ -206,7 +266,7 @@ async fn a_revocation_that_meets_a_renewal_is_in_its_digests_or_above_its_head()
     let mut delivered = BTreeMap::new();
     let mut meetings = 0;
     while applied < KEYS {
-        let renewal = revocations.renew(me, applied).await.unwrap().unwrap();
+        let renewal = renew(&revocations, me, applied).await;
         assert!(renewal.head.number >= applied);
         assert_eq!(renewal.revoked.is_empty(), renewal.head.number == applied);
         meetings += usize::from(!renewal.revoked.is_empty());
@@ -279,7 +339,7 @@ async fn a_renewal_reads_the_index_of_the_log_alone_and_writes_to_no_index() {
                 let revocations = store.revocations();
                 revocations.join(a_replica(1), Lease::DEFAULT).await.unwrap();
                 for renewed in 0..RENEWALS {
-                    let renewal = revocations.renew(a_replica(1), 4_990 + renewed % 10).await.unwrap().unwrap();
+                    let renewal = renew(&revocations, a_replica(1), 4_990 + renewed % 10).await;
                     assert_eq!(renewal.revoked.len(), usize::try_from(10 - renewed % 10).unwrap());
                 }
             }

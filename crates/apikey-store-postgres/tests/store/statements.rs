@@ -4,7 +4,7 @@ use std::{cell::RefCell, io, sync::Once};
 
 use apikey_application::{
     fence::{Lease, Reaping},
-    ports::{KeyStore as _, PageQuery, Position, Revocations as _, Use},
+    ports::{KeyStore as _, PageQuery, Position, Renewed, Revocations as _, Use},
 };
 use apikey_store_postgres::{Options, PostgresStore};
 use apikey_testing::{
@@ -12,7 +12,10 @@ use apikey_testing::{
     postgres::{TestDatabase, TestServer},
 };
 
-use super::{contract::patient, revocations::a_replica};
+use super::{
+    contract::patient,
+    revocations::{a_replica, renew, try_to_renew},
+};
 
 /// Text that only one of the store's statements holds, for each of them.
 const MARKS: [&str; 14] = [
@@ -41,7 +44,7 @@ async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_s
     let revocations = store.revocations();
     // Opens the connections, which has statements of its own.
     revocations.leave(a_replica(1_000)).await.unwrap();
-    assert_eq!(revocations.renew(a_replica(1_000), 0).await.unwrap(), None);
+    assert_eq!(try_to_renew(&revocations, a_replica(1_000), 0).await.unwrap(), Renewed::RowGone);
     let authorizer = a_key(1_000);
     store.commit(issue(&authorizer)).await.unwrap();
     let before = server.log();
@@ -62,7 +65,7 @@ async fn each_statement_is_prepared_once_per_connection_and_each_change_is_one_s
         store.commit(confirm(&key, seconds_later(3))).await.unwrap();
         let replica = a_replica(seed);
         revocations.join(replica, Lease::DEFAULT).await.unwrap();
-        revocations.renew(replica, seed).await.unwrap().unwrap();
+        renew(&revocations, replica, seed).await;
         revocations.replicas().await.unwrap();
         assert!(!revocations.reap(Reaping { id: replica, renewals: 0 }).await.unwrap());
         revocations.leave(replica).await.unwrap();

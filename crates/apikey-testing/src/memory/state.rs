@@ -171,7 +171,7 @@ impl State {
 }
 
 const fn seq(number: u64) -> Seq {
-    Seq { timeline: 0, number }
+    Seq::new(0, number)
 }
 
 fn legal(parts: apikey_domain::ApiKeyParts) -> ApiKey {

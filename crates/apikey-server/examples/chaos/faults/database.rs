@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::sleep;
 
 use super::{Evidence, Means};
@@ -59,6 +59,49 @@ pub(super) async fn exhaust_pools(cluster: &Cluster, means: &Means) -> Result<Ev
         sleep(Duration::from_millis(200)).await;
     }
     Ok(Evidence::of("locks held", u64::from(rounds)).and("calls that failed", failures(cluster) - before))
+}
+
+/// So many numbers of the restored history are yet to come when it begins: whoever acknowledges what the lost one had as many of
+/// never sees these revocations.
+const TO_COME: u64 = 10;
+
+/// How often, with a pause of 10 ms, it is looked whether they have come: half a minute.
+const LOOKS: u32 = 3_000;
+
+/// A dump is made, revocations follow, and then the dump takes the database's place, longer than a lease after its end. The first
+/// replica meets it only when it has as many revocations as the lost one had; meanwhile nobody can take it for dead.
+pub(super) async fn restore(cluster: &Cluster, means: &Means) -> Result<Evidence> {
+    let Cluster { server, database, world, .. } = cluster;
+    let dumped = world.now();
+    let dump = format!("{database}_dump");
+    server.copy(database, &dump).await?;
+    let dumped_head = head(server, &dump).await?;
+    let mut lost_head = head(server, database).await?;
+    while lost_head <= dumped_head + TO_COME {
+        sleep(Duration::from_millis(10)).await;
+        lost_head = head(server, database).await?;
+    }
+    cluster.link(0)?.change(|condition| condition.refuses = true);
+    cluster.link(0)?.reset();
+    let lost_head = head(server, database).await?.max(lost_head);
+    server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)")).await?;
+    server.sql(&dump, &format!("UPDATE revocation_head SET seq = {}", lost_head - TO_COME)).await?;
+    sleep(means.lasts).await;
+    server.sql("postgres", &format!("ALTER DATABASE {dump} RENAME TO {database}")).await?;
+    world.restored(dumped);
+    let mut looks = 0;
+    while head(server, database).await? <= lost_head {
+        looks += 1;
+        ensure!(looks < LOOKS, "nobody revokes anything after the restore");
+        sleep(Duration::from_millis(10)).await;
+    }
+    cluster.link(0)?.heal();
+    sleep(means.lasts).await;
+    Ok(Evidence::of("revocations lost", lost_head - dumped_head).and("databases restored", 1))
+}
+
+async fn head(server: &Server, database: &str) -> Result<u64> {
+    Ok(server.sql(database, "SELECT seq FROM revocation_head").await?.parse()?)
 }
 
 /// The standby is promoted. The first replica keeps its connections to the old primary for a while, which still answers its reads;

@@ -7,11 +7,11 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use apikey_application::{
     Asker,
-    fence::{Effect, Fence, Monotonic, ReplicaId, Statement},
-    ports::{Clock as _, KeyStore, Renewal, Revocations, Seq, StoreError},
+    fence::{Effect, Fence, Mark, Monotonic, ReplicaId, Statement},
+    ports::{Clock as _, KeyStore, Renewal, Renewed, Revocations, Seq, StoreError},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::{JoinHandle, spawn_local},
     time::{sleep, timeout},
 };
@@ -31,15 +31,14 @@ type InFlight = Pin<Box<dyn Future<Output = Result<Answer, StoreError>>>>;
 
 enum Answer {
     Joined(Seq),
-    Renewed(Renewal),
-    RowGone,
+    Renewed(Renewed),
 }
 
 /// Who else in this process is told.
 pub(super) struct Told {
     pub(super) holds_lease: watch::Sender<bool>,
-    /// Of each renewal.
-    pub(super) renewed: Arc<Notify>,
+    /// Of each renewal; of none while this replica is not one of the others.
+    pub(super) mark: watch::Sender<Option<Mark>>,
 }
 
 pub(super) struct Renewals<R, S> {
@@ -140,16 +139,25 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                 }
                 self.fence.joined(statement, head, now)
             }
-            Ok(Answer::Renewed(Renewal { head, revoked, now: database_time })) => {
+            Ok(Answer::Renewed(Renewed::Committed(Renewal { head, revoked, now: database_time }))) => {
                 count("renewed");
                 self.parts.clock.set(begun, database_time);
-                self.told.renewed.notify_one();
                 self.fence.renewed(statement, head, revoked, now)
             }
-            Ok(Answer::RowGone) => {
+            Ok(Answer::Renewed(Renewed::RowGone)) => {
                 count("row_gone");
                 tracing::warn!("others took this replica for dead: it joins again");
                 self.fence.row_gone(statement, now)
+            }
+            Ok(Answer::Renewed(Renewed::OtherHistory)) => {
+                count("other_history");
+                tracing::error!(
+                    "the database was restored to an earlier state, or is another one: this replica forgets what it knows and \
+                     joins again; revocations that were made since that state are lost"
+                );
+                // What is open may lead to the one before.
+                self.parts.store.distrust_connections();
+                self.fence.other_history(statement, now)
             }
             Err(error) => {
                 count("failed");
@@ -160,6 +168,7 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
             }
         };
         self.carry_out(effects);
+        self.told.mark.send_replace(self.fence.mark());
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -188,12 +197,10 @@ impl<R: Revocations, S: KeyStore> Renewals<R, S> {
                     let join = async move { revocations.join(replica, lease).await.map(Answer::Joined) };
                     self.send(statement, Box::pin(join));
                 }
-                Effect::Renew(statement, replica, applied) => {
+                Effect::Renew(statement, mark, applied) => {
                     let revocations = Arc::clone(&self.parts.revocations);
-                    let renew = async move {
-                        let renewal = revocations.renew(replica, applied).await?;
-                        Ok(renewal.map_or(Answer::RowGone, Answer::Renewed))
-                    };
+                    let renew =
+                        async move { revocations.renew(mark, statement.number(), applied).await.map(Answer::Renewed) };
                     self.send(statement, Box::pin(renew));
                 }
             }

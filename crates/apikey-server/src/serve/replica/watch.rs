@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use apikey_application::{
-    fence::{Confirmation, Lease, Monotonic, Progress, Reaper, Reaping, ReplicaRow},
+    fence::{Confirmation, Lease, Mark, Monotonic, Progress, Reaper, Reaping, ReplicaRow},
     ports::{Clock as _, Confirmations, Confirmed, KeyStore, Read, Revocations, Seq, StoreError},
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 
@@ -76,8 +76,8 @@ pub(super) struct Watch<R, S> {
     clock: Arc<DatabaseClock>,
     lease: Lease,
     requests: mpsc::Receiver<Request>,
-    /// Told of each renewal of this replica's own lease.
-    renewed: Arc<Notify>,
+    /// What this replica itself has renewed; it tells of each renewal.
+    own: watch::Receiver<Option<Mark>>,
     waiting: Vec<Waiting>,
     reaper: Reaper,
 }
@@ -88,7 +88,11 @@ struct Waiting {
 }
 
 impl<R: Revocations, S: KeyStore> Watch<R, S> {
-    pub(super) fn new(parts: &Parts<R, S>, requests: mpsc::Receiver<Request>, renewed: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        parts: &Parts<R, S>,
+        requests: mpsc::Receiver<Request>,
+        own: watch::Receiver<Option<Mark>>,
+    ) -> Self {
         let Parts { lease, revocations, store, clock, .. } = parts;
         Self {
             revocations: Arc::clone(revocations),
@@ -96,7 +100,7 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
             clock: Arc::clone(clock),
             lease: *lease,
             requests,
-            renewed,
+            own,
             waiting: Vec::new(),
             reaper: Reaper::default(),
         }
@@ -114,7 +118,7 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
                     Some(request) => self.admit(request),
                     None => return,
                 },
-                () = self.renewed.notified(), if !self.waiting.is_empty() => {}
+                Ok(()) = self.own.changed(), if !self.waiting.is_empty() => {}
                 () = sleep(pause) => {}
             }
             while let Ok(request) = self.requests.try_recv() {
@@ -140,11 +144,14 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
     }
 
     async fn poll(&mut self) {
+        // Before the poll begins.
+        let own = *self.own.borrow_and_update();
         let poll = timeout(POLL, self.revocations.replicas()).await.unwrap_or(Err(StoreError::TimedOut));
         let now = self.clock.monotonic();
         match poll {
             Ok(Read { value: rows, seq: head }) => {
-                if self.confirm(head, &rows, now) {
+                // Whoever is not one of the others just now will be, or gives up.
+                if own.is_some_and(|own| self.confirm(head, &rows, own, now)) {
                     self.store.distrust_connections();
                 }
                 self.reap(&rows, now).await;
@@ -157,11 +164,11 @@ impl<R: Revocations, S: KeyStore> Watch<R, S> {
     }
 
     /// Answers those whose wait is over. Says whether the poll came from a server that does not know what was committed.
-    fn confirm(&mut self, head: Seq, rows: &[ReplicaRow], now: Monotonic) -> bool {
+    fn confirm(&mut self, head: Seq, rows: &[ReplicaRow], own: Mark, now: Monotonic) -> bool {
         let mut is_foreign = false;
         let waiting = std::mem::take(&mut self.waiting);
         for mut waiting in waiting {
-            match waiting.confirmation.polled(head, rows, now) {
+            match waiting.confirmation.polled(head, rows, own, now) {
                 // Whoever waited may be gone.
                 Progress::Confirmed { acknowledged, waited_out } => {
                     let _ = waiting.answer.send(Ok(Confirmed { acknowledged, waited_out }));
