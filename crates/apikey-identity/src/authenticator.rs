@@ -36,7 +36,7 @@ impl<C: Clock> JwtAuthenticator<C> {
         clock: C,
     ) -> Result<Self, JwtSetupError> {
         let rules = settings.rules(catalogue)?;
-        let reader = JwksReader::new(&settings.jwks).map_err(JwtSetupError::Client)?;
+        let reader = JwksReader::new(&settings.jwks, settings.proxy.as_ref()).map_err(JwtSetupError::Client)?;
         let first = match &settings.jwks {
             JwksSource::Url(_) => None,
             JwksSource::File(path) => {

@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::{
     key_set::KeySetError,
+    proxy::HttpProxy,
     settings::{JwksSource, JwksUrl},
 };
 
@@ -42,12 +43,18 @@ pub(crate) enum JwksReader {
 }
 
 impl JwksReader {
-    pub(crate) fn new(source: &JwksSource) -> Result<Self, JwksError> {
+    pub(crate) fn new(source: &JwksSource, proxy: Option<&HttpProxy>) -> Result<Self, JwksError> {
         match source {
             JwksSource::File(path) => Ok(Self::File(path.as_path().into())),
             JwksSource::Url(url) => {
                 // A redirect would let the issuer's host name another source of trust.
                 let client = Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirect::Policy::none());
+                // `no_proxy` keeps reqwest from reading the environment, whose proxies are also for clear text and loopback.
+                let mut client = client.no_proxy();
+                if let Some(proxy) = proxy.filter(|proxy| proxy.is_for(url)) {
+                    client = proxy.carry(client).map_err(request_error)?;
+                    tracing::info!(source = %url, %proxy, "the issuer's keys are fetched through a proxy");
+                }
                 // Without TLS no certificate is needed, and a machine without any will do.
                 let client = if url.is_https() { client.https_only(true) } else { client.tls_certs_only([]) };
                 Ok(Self::Http(client.build().map_err(request_error)?, url.clone()))

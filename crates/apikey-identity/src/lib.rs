@@ -10,6 +10,7 @@
 //! - Claims are read only after the signature has been checked, and by one strict parser: no second opinion, no duplicate
 //!   members, one spelling of each part.
 //! - Keys are fetched by one background task. A request can ask it to hurry; it can never fetch.
+//! - A key set on the loopback interface is never fetched through a proxy, and one beyond it never without TLS.
 //! - Tokens are not logged, not even in part.
 
 #![deny(missing_docs)]
@@ -18,6 +19,7 @@ mod authenticator;
 mod claims;
 mod jwks_document;
 mod key_set;
+mod proxy;
 mod refresher;
 mod rejection;
 mod settings;
@@ -27,4 +29,5 @@ mod token;
 pub use authenticator::JwtAuthenticator;
 pub use jwks_document::JwksError;
 pub use key_set::KeySetError;
+pub use proxy::{HttpProxy, HttpProxyError};
 pub use settings::{JwksSource, JwksUrl, JwksUrlError, JwtSettings, JwtSetupError};

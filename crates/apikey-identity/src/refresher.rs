@@ -216,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn the_task_ends_with_its_owner() {
         let source = JwksSource::File("/nonexistent/jwks.json".into());
-        let reader = JwksReader::new(&source).unwrap();
+        let reader = JwksReader::new(&source, None).unwrap();
         let refresher = Refresher::start(&JwtSettings::new("issuer", Vec::new(), source), reader, None);
         assert!(matches!(refresher.refreshed().await, Err(Unavailable::LastFetch(_))));
         let shared = Arc::downgrade(&refresher.shared);

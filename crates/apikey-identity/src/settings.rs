@@ -5,7 +5,7 @@ use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 use apikey_domain::{Actor, PermissionCatalogue};
 use reqwest::Url;
 
-use crate::{claims::ClaimRules, jwks_document::JwksError};
+use crate::{claims::ClaimRules, jwks_document::JwksError, proxy::HttpProxy};
 
 /// How the tokens of one issuer are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct JwtSettings {
     pub audiences: Vec<String>,
     /// Where the issuer's keys are.
     pub jwks: JwksSource,
+    /// The proxy that an `https` address beyond loopback is fetched through; by default none. The environment is not read.
+    pub proxy: Option<HttpProxy>,
     /// The claim that names the organization. By default `custom:org_id`, as Pidgr's tokens have it.
     pub organization_claim: String,
     /// The claim that lists permissions, as an array of names or as one string with spaces between them. By default
@@ -45,6 +47,7 @@ impl JwtSettings {
             issuer: issuer.into(),
             audiences,
             jwks,
+            proxy: None,
             organization_claim: "custom:org_id".to_owned(),
             permissions_claim: "permissions".to_owned(),
             leeway: Duration::from_secs(30),
@@ -59,6 +62,7 @@ impl JwtSettings {
             issuer,
             audiences,
             jwks: _,
+            proxy: _,
             organization_claim,
             permissions_claim,
             leeway,
@@ -154,6 +158,12 @@ impl JwksUrl {
     /// Whether TLS proves who answers.
     pub(crate) fn is_https(&self) -> bool {
         self.0.scheme() == "https"
+    }
+
+    /// Whether a proxy may stand in between: only where TLS proves who answers, and never on the way to this machine itself.
+    #[must_use]
+    pub fn may_use_proxy(&self) -> bool {
+        self.is_https() && !is_loopback(&self.0)
     }
 
     /// The address for a request.

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use apikey_domain::Actor;
 use apikey_grpc::web::AllowedOrigins;
-use apikey_identity::JwksSource;
+use apikey_identity::{HttpProxy, JwksSource};
 use apikey_store_postgres::Schema;
 
 /// The legal texts of a setting. Its `Display` completes the sentence "… must be".
@@ -36,6 +36,8 @@ pub(crate) enum Accepts {
     Issuer,
     /// A path, or a URL that nobody on the way can answer for.
     Jwks,
+    /// The URL of an HTTP proxy.
+    HttpProxy,
     /// Origins of web pages, separated by commas.
     Origins,
 }
@@ -60,6 +62,7 @@ impl Accepts {
             // Whether it can is the issuer's affair alone, whatever the subject.
             Self::Issuer => Actor::token(text, "subject").is_ok(),
             Self::Jwks => Self::Path.accepts(text) && JwksSource::parse(text).is_ok(),
+            Self::HttpProxy => HttpProxy::parse(text).is_ok(),
             Self::Origins => text.parse::<AllowedOrigins>().is_ok(),
         }
     }
@@ -87,6 +90,7 @@ impl fmt::Display for Accepts {
             Self::Jwks => {
                 f.write_str("a path, or an https URL without user and password (http for loopback hosts alone)")
             }
+            Self::HttpProxy => f.write_str("the URL of an HTTP proxy: http://[user:password@]host[:port], or with https"),
             Self::Origins => f.write_str(
                 "origins separated by commas: https://host[:port] without a path (http for loopback hosts alone), and no *",
             ),

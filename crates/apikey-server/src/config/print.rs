@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use apikey_identity::{HttpProxy, JwksSource};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -80,6 +81,8 @@ fn shown(setting: &Setting, text: &str) -> String {
         Secrecy::Public => text.to_owned(),
         Secrecy::Secret => MASK.to_owned(),
         Secrecy::DatabaseUrl => masked_database_url(text),
+        Secrecy::ProxyUrl => HttpProxy::parse(text).map_or_else(|_| MASK.to_owned(), |proxy| proxy.to_string()),
+        Secrecy::UrlQuery => JwksSource::parse(text).map_or_else(|_| MASK.to_owned(), |source| source.to_string()),
     }
 }
 

@@ -12,7 +12,7 @@ use apikey_store_postgres::UrlError;
 use super::{
     accepts::Accepts,
     setting::{Default, PREFIX, Scope, Secrecy, Setting, Sources},
-    table::{CONFIG, SETTINGS},
+    table::{CONFIG, HTTP_PROXY, NO_PROXY, SETTINGS},
 };
 
 /// What starts the names of variables that belong to the tests.
@@ -41,6 +41,13 @@ pub(crate) enum Origin {
     File(PathBuf),
     /// The table.
     Default,
+}
+
+impl Origin {
+    /// Whether it is a variable that other programs read too: it is judged where it is used.
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Variable(name) if !name.starts_with(PREFIX))
+    }
 }
 
 impl fmt::Display for Origin {
@@ -174,6 +181,7 @@ impl Effective {
         for setting in SETTINGS.iter().filter(|setting| setting.scope.serves(scope)) {
             if let Some(value) = self.0.get(setting.name)
                 && !setting.accepts.accepts(&value.text)
+                && !value.origin.is_shared()
             {
                 return Err(refused(setting, value));
             }
@@ -204,6 +212,7 @@ pub(crate) fn resolve(
             values.insert(setting.name, Value { text, origin: Origin::Default });
         }
     }
+    values.extend(environment.shared);
     let overriding: Vec<(&'static Setting, Value)> = environment
         .settings
         .into_iter()
@@ -224,11 +233,24 @@ pub(crate) fn resolve(
 struct Environment {
     settings: Vec<(&'static Setting, Value)>,
     data_directory: Option<String>,
+    /// From variables that other programs read too; everything else is stronger.
+    shared: Vec<(&'static str, Value)>,
 }
+
+/// Such variables, the strongest of a setting last. `HTTP_PROXY` is not among them: it is for clear text.
+const SHARED: [(&str, &Setting); 6] = [
+    ("all_proxy", &HTTP_PROXY),
+    ("ALL_PROXY", &HTTP_PROXY),
+    ("https_proxy", &HTTP_PROXY),
+    ("HTTPS_PROXY", &HTTP_PROXY),
+    ("no_proxy", &NO_PROXY),
+    ("NO_PROXY", &NO_PROXY),
+];
 
 impl Environment {
     fn read(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, SettingError> {
         let mut settings = Vec::new();
+        let mut shared: [Option<String>; SHARED.len()] = Default::default();
         let (mut data_home, mut home) = (None, None);
         for (name, value) in variables {
             let Some(name) = name.to_str() else { continue };
@@ -243,14 +265,23 @@ impl Environment {
                     let text = value.into_string().map_err(|_| SettingError::NotUnicode(name.to_owned()))?;
                     settings.push((*setting, Value { text, origin: Origin::Variable(name.to_owned()) }));
                 }
-                _ => {}
+                _ => {
+                    let row = SHARED.iter().zip(&mut shared).find(|((known, _), _)| *known == name);
+                    if let Some((_, text)) = row {
+                        *text = value.into_string().ok().filter(|text| !text.is_empty());
+                    }
+                }
             }
         }
+        let shared = SHARED.iter().zip(shared).filter_map(|((name, setting), text)| {
+            Some((setting.name, Value { text: text?, origin: Origin::Variable((*name).to_owned()) }))
+        });
         // The specification says to ignore a relative XDG_DATA_HOME.
         let data_home = data_home.filter(|path| Path::new(path).is_absolute());
         let home = home.filter(|path| !path.is_empty());
         let data_directory = data_home.or_else(|| home.map(|home| format!("{home}/.local/share")));
-        Ok(Self { settings, data_directory: data_directory.map(|directory| format!("{directory}/apikeys")) })
+        let data_directory = data_directory.map(|directory| format!("{directory}/apikeys"));
+        Ok(Self { settings, data_directory, shared: shared.collect() })
     }
 }
 
@@ -323,7 +354,9 @@ pub(super) fn read_secret(
 fn refused(setting: &Setting, value: &Value) -> SettingError {
     let shown = match setting.secrecy {
         Secrecy::Public => format!("{:?}", value.text),
-        Secrecy::Secret | Secrecy::DatabaseUrl => "something else (not shown: it is a secret)".to_owned(),
+        Secrecy::Secret | Secrecy::DatabaseUrl | Secrecy::ProxyUrl | Secrecy::UrlQuery => {
+            "something else (not shown: it can hold a secret)".to_owned()
+        }
     };
     SettingError::Refused { name: setting.name, accepts: setting.accepts, origin: value.origin.clone(), shown }
 }
@@ -354,6 +387,29 @@ mod tests {
         let unknown = resolve(Scope::Both, Vec::new(), environment(&[("APIKEYS_LISTNE", "x")]));
         assert!(matches!(unknown, Err(SettingError::UnknownVariable(name)) if name == "APIKEYS_LISTNE"));
         assert!(resolve(Scope::Both, Vec::new(), environment(&[("APIKEYS_TEST_X", "x"), ("OTHER", "y")])).is_ok());
+    }
+
+    #[test]
+    fn proxies_are_found_in_the_variables_that_all_programs_read() {
+        let resolved = |variables: &[(&str, &str)]| resolve(Scope::Both, Vec::new(), environment(variables)).unwrap();
+        for (variables, expected) in [
+            (&[("ALL_PROXY", "http://a"), ("HTTPS_PROXY", "http://b")][..], Some("http://b")),
+            (&[("https_proxy", "http://a"), ("all_proxy", "http://b")][..], Some("http://a")),
+            (&[("HTTPS_PROXY", ""), ("ALL_PROXY", "http://b")][..], Some("http://b")),
+            (&[("HTTPS_PROXY", "http://a"), ("APIKEYS_HTTP_PROXY", "http://b")][..], Some("http://b")),
+            // Judged where it is used.
+            (&[("ALL_PROXY", "socks5://a")][..], Some("socks5://a")),
+            // For clear text, which nothing here is fetched by.
+            (&[("HTTP_PROXY", "http://a"), ("http_proxy", "http://a")][..], None),
+        ] {
+            assert_eq!(resolved(variables).text(&HTTP_PROXY), expected, "{variables:?}");
+        }
+        let effective = resolved(&[("no_proxy", "a, b"), ("HTTPS_PROXY", "http://a")]);
+        assert_eq!(effective.text(&NO_PROXY), Some("a, b"));
+        assert_eq!(effective.value(&HTTP_PROXY).unwrap().origin.to_string(), "HTTPS_PROXY");
+        let illegal = [("APIKEYS_HTTP_PROXY", "socks5://user:hidden@a")];
+        let error = resolve(Scope::Server, Vec::new(), environment(&illegal)).err().unwrap().to_string();
+        assert!(error.contains("http_proxy must be") && !error.contains("hidden"), "{error}");
     }
 
     #[test]

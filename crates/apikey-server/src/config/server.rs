@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use apikey_application::{Limits, fence::Lease};
 use apikey_grpc::web::AllowedOrigins;
-use apikey_identity::{JwksSource, JwtSettings};
+use apikey_identity::{HttpProxy, JwksSource, JwtSettings};
 use apikey_store_postgres::{Options, PostgresStore, Schema, UrlSource};
 use tracing::level_filters::LevelFilter;
 use zeroize::Zeroizing;
@@ -219,8 +219,15 @@ fn jwt(effective: &Effective) -> Result<Option<JwtSettings>, SettingError> {
         return present.map_or(Ok(None), |setting| Err(SettingError::Needs { name: setting.name, needs }));
     };
     let jwks = effective.required(&table::JWT_JWKS, |text| JwksSource::parse(text).ok())?;
+    let proxy = match &jwks {
+        JwksSource::Url(url) if url.may_use_proxy() => effective
+            .optional(&table::HTTP_PROXY, |text| HttpProxy::parse(text).ok())?
+            .map(|proxy| proxy.except(effective.text(&table::NO_PROXY).unwrap_or_default())),
+        JwksSource::Url(_) | JwksSource::File(_) => None,
+    };
     let text = |setting| effective.required(setting, |text| Some(text.to_owned()));
     Ok(Some(JwtSettings {
+        proxy,
         organization_claim: text(&table::JWT_ORGANIZATION_CLAIM)?,
         permissions_claim: text(&table::JWT_PERMISSIONS_CLAIM)?,
         leeway: effective.required(&table::JWT_LEEWAY, duration)?,

@@ -51,6 +51,10 @@ pub(crate) enum Secrecy {
     Secret,
     /// All but the password in the URL.
     DatabaseUrl,
+    /// All but the user and password in the URL.
+    ProxyUrl,
+    /// All but the query and fragment of the URL.
+    UrlQuery,
 }
 
 /// Where a setting can be set. The environment is always one of the places.

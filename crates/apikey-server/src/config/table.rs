@@ -44,6 +44,8 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &JWT_ISSUER,
     &JWT_AUDIENCE,
     &JWT_JWKS,
+    &HTTP_PROXY,
+    &NO_PROXY,
     &JWT_ORGANIZATION_CLAIM,
     &JWT_PERMISSIONS_CLAIM,
     &JWT_LEEWAY,
@@ -221,7 +223,21 @@ pub(super) static JWT_AUDIENCE: Setting = Setting {
 pub(super) static JWT_JWKS: Setting = Setting {
     name: "jwt_jwks",
     accepts: Accepts::Jwks,
+    secrecy: Secrecy::UrlQuery,
     help: "The issuer's JSON Web Key Set: a file or a URL",
+    ..SERVER
+};
+pub(super) static HTTP_PROXY: Setting = Setting {
+    name: "http_proxy",
+    accepts: Accepts::HttpProxy,
+    secrecy: Secrecy::ProxyUrl,
+    help: "The proxy that jwt_jwks is fetched through if it is an https URL beyond loopback; the variables HTTPS_PROXY and ALL_PROXY set it too",
+    ..SERVER
+};
+pub(super) static NO_PROXY: Setting = Setting {
+    name: "no_proxy",
+    accepts: Accepts::Lines { max: 255 },
+    help: "Hosts, addresses and networks that are reached without http_proxy, separated by commas; the variable NO_PROXY sets it too",
     ..SERVER
 };
 pub(super) static JWT_ORGANIZATION_CLAIM: Setting = Setting {

@@ -1,5 +1,10 @@
 //! Who may call: keys of this service, and tokens of the configured issuer.
 
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+};
+
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -99,6 +104,40 @@ on_both_databases! {
         }
         let garbage = server.client("garbage", &["list"]);
         assert!(garbage.code == 1 && garbage.stderr.contains("UNAUTHENTICATED"), "{garbage:?}");
+    }
+}
+
+/// Answers every request with that key set, as a proxy that is asked for an `http` address could.
+fn serve_key_set(jwks: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut line = String::new();
+            let mut request = BufReader::new(connection.try_clone().unwrap());
+            while request.read_line(&mut line).unwrap() > 2 {
+                line.clear();
+            }
+            let length = jwks.len();
+            write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{jwks}").ok();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_key_set_on_loopback_is_never_fetched_through_a_proxy() {
+    let (issuer, impostor) = (Issuer::new(), Issuer::new());
+    let jwks = format!("http://{}/jwks", serve_key_set(issuer.jwks()));
+    let proxy = format!("http://{}", serve_key_set(impostor.jwks()));
+    for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "APIKEYS_HTTP_PROXY"] {
+        let settings = [&Issuer::settings(&jwks)[..], &[(variable, proxy.as_str())]].concat();
+        let server = Server::start(&Database::sqlite(), &settings);
+        let listed = server.client(&issuer.token("acme", &["MANAGE_API_KEYS"]), &["list"]);
+        assert_eq!(listed.code, 0, "{variable}: {listed:?}");
+        let refused = server.client(&impostor.token("acme", &["MANAGE_API_KEYS"]), &["list"]);
+        assert!(refused.stderr.contains("UNAUTHENTICATED"), "{variable}: {refused:?}");
     }
 }
 
