@@ -250,7 +250,7 @@ const SHARED: [(&str, &Setting); 6] = [
 impl Environment {
     fn read(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, SettingError> {
         let mut settings = Vec::new();
-        let mut shared: [Option<String>; SHARED.len()] = Default::default();
+        let mut shared: [Option<String>; SHARED.len()] = [const { None }; SHARED.len()];
         let (mut data_home, mut home) = (None, None);
         for (name, value) in variables {
             let Some(name) = name.to_str() else { continue };
