@@ -15,6 +15,7 @@ mod conformance;
 mod examples;
 mod fuzz;
 mod layers;
+mod mutants;
 mod postgres;
 mod process;
 mod service;
@@ -96,6 +97,18 @@ enum Task {
         #[arg(long)]
         brief: bool,
     },
+    /// Change the code in small ways, and check that a test fails each time.
+    Mutants {
+        /// Which crates; all that have tests for it if none is named.
+        #[arg(long = "package", short)]
+        packages: Vec<String>,
+        /// One part of the changes, `K/N`, with K from 0.
+        #[arg(long)]
+        shard: Option<String>,
+        /// Arguments of cargo-mutants, such as `--re PATTERN` or `--baseline skip --timeout 60`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Compare the dependencies with RustSec's advisories (needs the network).
     Audit,
 }
@@ -125,6 +138,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { subjects, keys } => bench(&subjects, keys),
         Task::Chaos { arguments } => chaos::run_all(&arguments),
         Task::Attack { names, binary, brief } => attack::run_all(&names, binary, brief),
+        Task::Mutants { packages, shard, arguments } => mutants::run_all(&packages, shard.as_deref(), &arguments),
         Task::Audit => ci::audit(),
     }
 }

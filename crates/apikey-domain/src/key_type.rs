@@ -85,7 +85,8 @@ mod tests {
     #[test]
     fn a_scim_token_is_accepted_only_where_it_was_asked_for() {
         assert!(!KeyTypes::default().contains(KeyType::ScimToken));
-        assert!(KeyTypes::default().and(KeyType::ScimToken).contains(KeyType::ScimToken));
+        let both = KeyTypes::default().and(KeyType::ScimToken);
+        assert!(both.contains(KeyType::ScimToken) && both.contains(KeyType::ApiKey));
         assert!(!KeyTypes::only(KeyType::ScimToken).contains(KeyType::ApiKey));
     }
 }

@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn names_of_the_legal_form_are_accepted_and_nothing_else() {
         for legal in ["A", "ORG_READ", "A1_", &"A".repeat(128)] {
-            assert_eq!(Permission::parse(legal).map(|permission| permission.to_string()), Ok(legal.to_owned()));
+            let permission = Permission::parse(legal).unwrap();
+            assert_eq!((permission.as_str(), permission.to_string().as_str()), (legal, legal));
         }
         for illegal in ["", "_A", "1A", "org_read", "ORG-READ", "ORG READ", "É", &"A".repeat(129)] {
             assert_eq!(Permission::parse(illegal), Err(PermissionError), "{illegal:?}");
@@ -186,9 +187,19 @@ mod tests {
         const READ: Permission = Permission::from_static("READ");
         const WRITE: Permission = Permission::from_static("WRITE");
         let held = PermissionSet::from_iter([READ, READ]);
-        assert_eq!(held.len(), 1);
+        assert_eq!((held.len(), PermissionSet::empty().len()), (1, 0));
         assert_eq!(held.require(&PermissionSet::empty()), Ok(()));
         let missing = held.require(&PermissionSet::from_iter([READ, WRITE])).unwrap_err();
         assert_eq!(missing.to_string(), "missing permissions: WRITE");
+    }
+
+    #[test]
+    fn a_catalogue_knows_its_permissions_by_name_and_in_their_order() {
+        static PERMISSIONS: [Permission; 2] = [Permission::from_static("WRITE"), Permission::from_static("READ")];
+        let catalogue = PermissionCatalogue::new(&PERMISSIONS);
+        assert!(catalogue.iter().eq(&PERMISSIONS));
+        assert_eq!(catalogue.find("READ"), Some(&PERMISSIONS[1]));
+        assert_eq!((catalogue.find("read"), catalogue.find("")), (None, None));
+        assert_eq!(catalogue.all(), PERMISSIONS.iter().cloned().collect());
     }
 }

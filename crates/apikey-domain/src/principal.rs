@@ -30,3 +30,23 @@ impl Principal {
         self.permissions.require(permissions)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_does_or_grants_what_they_do_not_hold() {
+        const READ: Permission = Permission::from_static("READ");
+        const WRITE: Permission = Permission::from_static("WRITE");
+        let caller = Principal {
+            organization_id: OrganizationId::parse("acme").unwrap(),
+            permissions: PermissionSet::from_iter([READ]),
+            actor: Actor::operator(),
+        };
+        assert_eq!((caller.require(&READ), caller.may_grant(&PermissionSet::from_iter([READ]))), (Ok(()), Ok(())));
+        let missing = PermissionSet::from_iter([WRITE]);
+        assert_eq!(caller.require(&WRITE).unwrap_err().permissions(), &missing);
+        assert_eq!(caller.may_grant(&PermissionSet::from_iter([READ, WRITE])).unwrap_err().permissions(), &missing);
+    }
+}
