@@ -277,8 +277,33 @@ mod tests {
         cache.fill(&digest(3), &gone, NOW);
         assert!(cache.look(&digest(3), NOW).is_none(), "what is gone is forgotten");
         cache.fill(&digest(2), &read(&cache, 2, Seq::new(2, 5)), NOW);
+        assert_eq!(cache.statistics().keys, 1);
         cache.evict_all();
         assert_eq!(cache.statistics().keys, 0);
+    }
+
+    #[test]
+    fn keys_are_spread_over_all_shards() {
+        let cache = KeyCache::of_one_process(LIMITS);
+        let shard = |last| std::ptr::from_ref::<Shard>(&cache.shard(&KeyDigest::from_bytes([last; 32])));
+        let used: std::collections::BTreeSet<_> = (0..=u8::MAX).map(shard).collect();
+        assert_eq!(used.len(), SHARDS);
+    }
+
+    #[test]
+    fn a_renewal_that_failed_concerns_whoever_arrived_before_it_began() {
+        let cache = KeyCache::of_replica(Lease::DEFAULT, LIMITS);
+        let at = |nanos| Monotonic::from_origin(std::time::Duration::from_nanos(nanos));
+        cache.renewal_failed(at(5));
+        let concerned = [4, 5, 6].map(|arrived| cache.published().has_failed_since(at(arrived)));
+        assert_eq!(concerned, [true, false, false]);
+    }
+
+    #[test]
+    fn a_debug_print_shows_the_limits_and_no_key() {
+        let cache = KeyCache::of_one_process(LIMITS);
+        let shown = format!("{cache:?}");
+        assert!(shown.starts_with("KeyCache { limits: CacheLimits {") && !shown.contains("shards"), "{shown}");
     }
 
     #[test]

@@ -102,11 +102,16 @@ mod tests {
     #[test]
     fn visible_ascii_of_legal_length_is_accepted_and_nothing_else() {
         for legal in ["a", "0198c5f0-7a3b", &"~".repeat(255)] {
-            assert!(IdempotencyKey::parse(legal).is_ok());
+            assert_eq!(IdempotencyKey::parse(legal).unwrap().as_str(), legal);
         }
         for illegal in ["", " ", "a b", "é", &"a".repeat(256)] {
             assert_eq!(IdempotencyKey::parse(illegal), Err(IdempotencyKeyError), "{illegal:?}");
         }
+    }
+
+    #[test]
+    fn a_digest_shows_only_its_first_bytes() {
+        assert_eq!(format!("{:?}", RequestDigest::from_bytes([0xAB; 32])), "RequestDigest(abababab…)");
     }
 
     #[test]

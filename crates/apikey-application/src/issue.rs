@@ -247,3 +247,19 @@ impl From<IssueApiKeyError<EntropyError>> for IssueError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_request_is_told_too_that_it_expires_in_the_past() {
+        let at = |micros| Timestamp::from_unix_micros(micros).unwrap();
+        let told = |expires_at| {
+            let request = InvalidIssueRequest { fields: Vec::new(), expires_at: Some(at(expires_at)) };
+            let IssueError::InvalidFields(fields) = request.judged(at(5)) else { panic!("no field is wrong") };
+            fields.len()
+        };
+        assert_eq!([4, 5, 6].map(told), [1, 1, 0]);
+    }
+}

@@ -162,3 +162,19 @@ async fn an_attempt_that_is_given_up_counts_and_an_outage_or_garbage_does_not() 
     let error = replica.attempt(raw_key.expose(), peer(1)).await.unwrap_err();
     assert!(matches!(error, AuthenticationError::TooManyFailures), "{error:?}");
 }
+
+#[test]
+fn what_cannot_be_a_credential_is_refused_before_anything_is_read() {
+    let replica = a_replica();
+    let (raw_key, _) = a_raw_key_with(1, |_| {});
+    let text = raw_key.expose();
+    for possible in [Credential::ApiKey(text), Credential::Bearer(text), Credential::Bearer("a token")] {
+        assert!(replica.authenticate.precheck(possible).is_ok());
+    }
+    let cut = &text[..text.len() - 1];
+    for impossible in [Credential::ApiKey("a token"), Credential::ApiKey(cut), Credential::Bearer(cut)] {
+        let refused = replica.authenticate.precheck(impossible);
+        assert!(matches!(refused, Err(AuthenticationError::Rejected { reason: "the key is malformed" })));
+    }
+    assert_eq!(replica.reads(), 0);
+}
