@@ -1,8 +1,10 @@
 //! Issues a first management key for an organization, by the same use case as every other key.
 
 use std::{
-    io::{self, Write},
+    io::{self, StdoutLock, Write},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -13,11 +15,15 @@ use apikey_application::{
 use apikey_domain::{
     Actor, KeyName, KeyType, OrganizationId, Origin, Permission, PermissionCatalogue, PermissionSet, Principal,
 };
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::system::{SystemClock, SystemEntropy};
 
 /// Under this name the first start of a service issues its key at most once, also where several start together.
 const FIRST_START: &str = "first-start";
+
+/// How long the start waits for whoever reads standard output.
+const SHOW: Duration = Duration::from_secs(5);
 
 /// Whom the first key of a new store is for.
 const FIRST_ORGANIZATION: &str = "default";
@@ -57,7 +63,14 @@ pub(crate) async fn issue_at_first_start<S: KeyStore>(store: Arc<S>) -> anyhow::
                 key_id = %issued.key.id(),
                 "the store is new: a management key was issued, and is shown once, on standard output"
             );
-            print(&issued).context("the key of the first start could not be shown: run `apikeys bootstrap`")
+            if let Ok(printed) = timeout(SHOW, print(issued)).await {
+                printed.context("the key of the first start could not be shown: run `apikeys bootstrap`")
+            } else {
+                tracing::warn!(
+                    "the key is not shown until standard output is read; `apikeys bootstrap` issues another"
+                );
+                Ok(())
+            }
         }
         // Another process that started at the same time was faster, and showed it.
         Err(IssueError::AlreadyIssued { .. }) => Ok(()),
@@ -65,14 +78,21 @@ pub(crate) async fn issue_at_first_start<S: KeyStore>(store: Arc<S>) -> anyhow::
     }
 }
 
-/// Prints the key alone.
+/// Prints the key alone. Standard output may be a pipe that nobody reads: a thread of its own waits for that.
 ///
 /// # Errors
 /// Those of standard output.
-pub(crate) fn print(issued: &IssuedApiKey) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", issued.raw_key.expose())?;
-    out.flush()
+pub(crate) async fn print(issued: IssuedApiKey) -> io::Result<()> {
+    let (done, printed) = oneshot::channel();
+    thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+        let write = |mut out: StdoutLock<'_>| {
+            writeln!(out, "{}", issued.raw_key.expose())?;
+            out.flush()
+        };
+        // Whoever waited may have gone on.
+        let _ = done.send(write(io::stdout().lock()));
+    })?;
+    printed.await.unwrap_or_else(|_| Err(io::Error::other("the thread that prints ended early")))
 }
 
 /// The permission of that name, which may leave `PERMISSION_` out.

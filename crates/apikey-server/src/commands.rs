@@ -132,8 +132,8 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let bootstrap = read_bootstrap(matches)?;
     let settings = start_server_command(matches)?;
     let runtimes = Runtimes::start()?;
-    let issued = until_told(&runtimes, async {
-        match &settings.backend {
+    let shown = until_told(&runtimes, async {
+        let issued = match &settings.backend {
             Backend::Sqlite { directory } => {
                 let store = stores::open_sqlite(directory).await?;
                 let issued = bootstrap::issue(store.clone().into(), bootstrap).await;
@@ -144,10 +144,11 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
                 let (store, _) = stores::open_postgres(settings).await?;
                 bootstrap::issue(store.into(), bootstrap).await
             }
-        }
+        };
+        bootstrap::print(issued?).await.context("the key could not be shown, and is lost: revoke it")
     });
     runtimes.stop();
-    bootstrap::print(&issued?).context("the key could not be shown, and is lost: revoke it")?;
+    shown?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,11 +1,8 @@
 //! How a command ends when it does not end well: one line on standard error, and an exit code.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
-use crate::config::SettingError;
+use crate::{config::SettingError, telemetry};
 
 /// A command did not do what was asked.
 pub(crate) enum Failure {
@@ -23,8 +20,7 @@ impl Failure {
             // The whole chain of causes on one line.
             Self::Failed(error) => (format!("{error:#}"), 1),
         };
-        // Where standard error is closed there is nobody to tell.
-        let _ = writeln!(io::stderr().lock(), "apikeys: {text}");
+        telemetry::write_error(&format!("apikeys: {text}"));
         ExitCode::from(code)
     }
 }

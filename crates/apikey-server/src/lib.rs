@@ -39,7 +39,9 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn main_with(decorate: &impl Decorate) -> ExitCode {
     let matches = cli::command().get_matches();
-    commands::run(&matches, decorate).unwrap_or_else(|failure| failure.report())
+    let code = commands::run(&matches, decorate).unwrap_or_else(|failure| failure.report());
+    telemetry::flush_logs();
+    code
 }
 
 /// The ports as they are.

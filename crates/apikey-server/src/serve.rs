@@ -2,6 +2,7 @@
 
 mod admin;
 mod detached;
+mod pulse;
 mod replica;
 mod shutdown;
 mod turns;
@@ -40,6 +41,7 @@ use crate::{
 };
 use admin::Admin;
 use detached::{Budget, Detached};
+use pulse::Pulse;
 use replica::Replica;
 use shutdown::Shutdown;
 
@@ -48,7 +50,7 @@ use vitals::Vitals;
 pub(crate) use shutdown::StopSignals;
 
 /// How long requests in flight may take to finish. With the limits below it stays within the 10 s that a stop may take.
-const DRAIN: Duration = Duration::from_millis(6_500);
+const DRAIN: Duration = Duration::from_millis(5_500);
 /// How long the last flush may take.
 const LAST_FLUSH: Duration = Duration::from_millis(1_500);
 /// How long calls to the store that nobody waits for any more may take.
@@ -227,7 +229,8 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     let services = Services::wire(&backing, &usage, settings).await?;
     let Backing { store, vitals, replica, .. } = backing;
     let addresses = listeners.addresses()?;
-    let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, metrics.clone(), addresses.admin));
+    let pulse = Pulse::of(workers.iter().cloned());
+    let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, pulse, metrics.clone(), addresses.admin));
 
     let (stop_serving, stop_admin) = (Shutdown::new(), Shutdown::new());
     let health = [services.public_health.clone(), services.verification_health.clone()];
@@ -284,8 +287,13 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     if let Some(replica) = &replica {
         replica.stop_watching();
     }
-    for task in serving {
-        finished(task).await;
+    let drained = async {
+        for task in serving {
+            finished(task).await;
+        }
+    };
+    if timeout(DRAIN + CLOSE, drained).await.is_err() {
+        tracing::error!("a thread that serves does not answer: its connections are left behind");
     }
     let last_uses = async {
         // A flush that has begun may wait for a database that stands still.

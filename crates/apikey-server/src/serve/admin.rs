@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 
-use super::vitals::Vitals;
+use super::{pulse::Pulse, vitals::Vitals};
 
 /// How long the database may take to answer while it counts as ready. Probes usually wait for 1 to 10 s.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,6 +29,7 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) struct Admin<S> {
     store: Arc<S>,
     vitals: Vitals,
+    pulse: Pulse,
     metrics: PrometheusHandle,
     serving: AtomicBool,
     /// On loopback, where only names pass that [`listener::is_local`] knows.
@@ -36,10 +37,16 @@ pub(super) struct Admin<S> {
 }
 
 impl<S: KeyStore> Admin<S> {
-    /// Tells of that store, those vital signs and metrics, at that address; ready until told otherwise.
-    pub(super) fn new(store: Arc<S>, vitals: Vitals, metrics: PrometheusHandle, address: SocketAddr) -> Self {
+    /// Tells of that store, those vital signs, threads and metrics, at that address; ready until told otherwise.
+    pub(super) fn new(
+        store: Arc<S>,
+        vitals: Vitals,
+        pulse: Pulse,
+        metrics: PrometheusHandle,
+        address: SocketAddr,
+    ) -> Self {
         let only_local_names = address.ip().is_loopback();
-        Self { store, vitals, metrics, serving: AtomicBool::new(true), only_local_names }
+        Self { store, vitals, pulse, metrics, serving: AtomicBool::new(true), only_local_names }
     }
 
     /// From now on `/readyz` says no.
@@ -56,7 +63,8 @@ impl<S: KeyStore> Admin<S> {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
-            "/livez" => closing(text(StatusCode::OK, "alive\n")),
+            "/livez" if self.pulse.beats().await => closing(text(StatusCode::OK, "alive\n")),
+            "/livez" => closing(text(StatusCode::SERVICE_UNAVAILABLE, "a thread that serves does not answer\n")),
             "/readyz" => closing(self.ready().await),
             "/metrics" => {
                 self.vitals.publish();

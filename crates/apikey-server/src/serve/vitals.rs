@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apikey_application::{CacheStatistics, KeyCache, ports::Clock as _};
 
-use crate::system::DatabaseClock;
+use crate::{system::DatabaseClock, telemetry};
 
 /// The vital signs of a service.
 pub(super) struct Vitals {
@@ -37,6 +37,7 @@ impl Vitals {
         metrics::counter!("apikeys_cache_hits_total").absolute(hits);
         metrics::counter!("apikeys_cache_misses_total").absolute(misses);
         metrics::counter!("apikeys_cache_displaced_total").absolute(displaced);
+        metrics::counter!("apikeys_log_lines_dropped_total").absolute(telemetry::lines_dropped());
         if let Some(clock) = &self.lease {
             let (now, ends) = (clock.monotonic().since_origin(), self.cache.deadline().since_origin());
             metrics::gauge!("apikeys_lease_remaining_seconds").set(ends.saturating_sub(now).as_secs_f64());

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -150,18 +150,33 @@ pub(crate) struct Server {
 struct Captured {
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
+    paused: Arc<AtomicBool>,
+}
+
+/// Nothing more is read of a stream until this is dropped.
+pub(crate) struct Unread(Arc<AtomicBool>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Captured {
     fn of(stream: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
+        let paused = Arc::new(AtomicBool::new(false));
+        let is_paused = Arc::clone(&paused);
         let reader = thread::spawn(move || {
             for line in BufReader::new(stream).lines() {
                 sink.lock().unwrap().push(line.unwrap());
+                while is_paused.load(Ordering::Relaxed) {
+                    thread::sleep(PAUSE);
+                }
             }
         });
-        Self { lines, reader: Some(reader) }
+        Self { lines, reader: Some(reader), paused }
     }
 
     fn lines(&self) -> Vec<String> {
@@ -233,6 +248,12 @@ impl Server {
         self.stderr.lines()
     }
 
+    /// The log's pipe fills up.
+    pub(crate) fn stop_reading_the_log(&self) -> Unread {
+        self.stderr.paused.store(true, Ordering::Relaxed);
+        Unread(Arc::clone(&self.stderr.paused))
+    }
+
     /// A client's command, as whoever that key stands for.
     pub(crate) fn client(&self, key: &str, arguments: &[&str]) -> Done {
         self.client_with_input(key, arguments, "")
@@ -279,9 +300,14 @@ impl Server {
         self.wait()
     }
 
+    /// Waits until it has ended, and leaves its output unread.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        eventually("the service ends", || self.child.try_wait().unwrap())
+    }
+
     /// Waits until it has ended.
     pub(crate) fn wait(mut self) -> Done {
-        let status = eventually("the service ends", || self.child.try_wait().unwrap());
+        let status = self.ended();
         self.left_behind(status)
     }
 

@@ -17,6 +17,7 @@ mod database;
 mod harness;
 mod leaked_key;
 mod listeners;
+mod log;
 mod lost_answers;
 mod proxy;
 mod replicas;
