@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use apikey_application::ports::{KeyStore, Revocations};
 use apikey_server::Decorate;
 
-use revocations::Careless;
+use revocations::DroppedDigests;
 use store::Misbehaving;
 
 /// What is wrong.
@@ -19,8 +19,6 @@ use store::Misbehaving;
 enum Wrong {
     /// Renewals bring no digests.
     DropsDigests,
-    /// Renewals do not look for what was renewed before.
-    AnyHistory,
     /// A key is served as it was when it was read first.
     OlderSnapshot,
     /// Changes leave no event.
@@ -35,7 +33,6 @@ impl Wrong {
     fn of(name: &str) -> Option<Self> {
         Some(match name {
             "drops-digests" => Self::DropsDigests,
-            "any-history" => Self::AnyHistory,
             "older-snapshot" => Self::OlderSnapshot,
             "no-audit" => Self::NoAudit,
             "any-organization" => Self::AnyOrganization,
@@ -51,7 +48,7 @@ impl Decorate for Wrong {
     }
 
     fn revocations<R: Revocations>(&self, revocations: R) -> impl Revocations {
-        Careless::new(revocations, *self)
+        DroppedDigests::new(revocations, *self == Self::DropsDigests)
     }
 }
 

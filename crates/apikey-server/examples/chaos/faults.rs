@@ -88,6 +88,8 @@ impl Fault {
     pub(crate) fn settings(self) -> Vec<(String, String)> {
         match self {
             Self::Pool => vec![("APIKEYS_DATABASE_CONNECTIONS".to_owned(), "2".to_owned())],
+            // Before the others take the one for dead that stands still, there must be time for as many revocations as are lost.
+            Self::Restore => vec![("APIKEYS_LEASE".to_owned(), "3s".to_owned())],
             _ => Vec::new(),
         }
     }

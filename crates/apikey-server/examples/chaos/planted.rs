@@ -32,18 +32,11 @@ struct Planted {
 const REPLICA: Planted =
     Planted { name: "", replica: true, needs_lease: false, fault: Fault::Reset, parameters: "", breaks: &[] };
 
-const PLANTED: [Planted; 7] = [
+const PLANTED: [Planted; 6] = [
     Planted {
         name: "drops-digests",
         needs_lease: true,
         fault: Fault::LostReply,
-        breaks: &[Promise::NoStaleAccept],
-        ..REPLICA
-    },
-    Planted {
-        name: "any-history",
-        needs_lease: true,
-        fault: Fault::Restore,
         breaks: &[Promise::NoStaleAccept],
         ..REPLICA
     },

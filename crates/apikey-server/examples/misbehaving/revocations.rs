@@ -5,29 +5,26 @@ use apikey_application::{
     ports::{Read, Renewed, Revocations, Seq, StoreError},
 };
 
-use crate::Wrong;
-
-/// Renewals bring no digests, or look for no mark, where that is wanted.
-pub(crate) struct Careless<R> {
+/// Renewals bring no digests, where that is wanted.
+pub(crate) struct DroppedDigests<R> {
     revocations: R,
-    wrong: Wrong,
+    drops: bool,
 }
 
-impl<R> Careless<R> {
-    pub(crate) const fn new(revocations: R, wrong: Wrong) -> Self {
-        Self { revocations, wrong }
+impl<R> DroppedDigests<R> {
+    pub(crate) const fn new(revocations: R, drops: bool) -> Self {
+        Self { revocations, drops }
     }
 }
 
-impl<R: Revocations> Revocations for Careless<R> {
+impl<R: Revocations> Revocations for DroppedDigests<R> {
     async fn join(&self, replica: ReplicaId, lease: Lease) -> Result<Seq, StoreError> {
         self.revocations.join(replica, lease).await
     }
 
     async fn renew(&self, mark: Mark, renewal: u64, applied: u64) -> Result<Renewed, StoreError> {
-        let known = if self.wrong == Wrong::AnyHistory { Mark { renewal: 0, ..mark } } else { mark };
-        let mut renewed = self.revocations.renew(known, renewal, applied).await?;
-        if self.wrong == Wrong::DropsDigests
+        let mut renewed = self.revocations.renew(mark, renewal, applied).await?;
+        if self.drops
             && let Renewed::Committed(renewal) = &mut renewed
         {
             renewal.revoked.clear();

@@ -63,15 +63,19 @@ pub(super) async fn exhaust_pools(cluster: &Cluster, means: &Means) -> Result<Ev
 
 /// So many numbers of the restored history are yet to come when it begins: whoever acknowledges what the lost one had as many of
 /// never sees these revocations.
-const TO_COME: u64 = 10;
+const TO_COME: u64 = 3;
+
+/// Longer than the lease that replicas have then, and a second: until then nobody may revoke anything.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// How often, with a pause of 10 ms, it is looked whether they have come: half a minute.
 const LOOKS: u32 = 3_000;
 
 /// A dump is made, revocations follow, and then the dump takes the database's place, longer than a lease after its end. The first
-/// replica meets it only when it has as many revocations as the lost one had; meanwhile nobody can take it for dead.
-pub(super) async fn restore(cluster: &Cluster, means: &Means) -> Result<Evidence> {
-    let Cluster { server, database, world, .. } = cluster;
+/// replica stands still until there are as many revocations as in the lost one, which is before the others take it for dead.
+pub(super) async fn restore(cluster: &mut Cluster, means: &Means) -> Result<Evidence> {
+    let (server, database, world) = (Arc::clone(&cluster.server), cluster.database.clone(), Arc::clone(&cluster.world));
+    let (server, database) = (&*server, &*database);
     let dumped = world.now();
     let dump = format!("{database}_dump");
     server.copy(database, &dump).await?;
@@ -81,21 +85,22 @@ pub(super) async fn restore(cluster: &Cluster, means: &Means) -> Result<Evidence
         sleep(Duration::from_millis(10)).await;
         lost_head = head(server, database).await?;
     }
-    cluster.link(0)?.change(|condition| condition.refuses = true);
-    cluster.link(0)?.reset();
+    cluster.replica(0)?.stop().await?;
     let lost_head = head(server, database).await?.max(lost_head);
     server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)")).await?;
     server.sql(&dump, &format!("UPDATE revocation_head SET seq = {}", lost_head - TO_COME)).await?;
-    sleep(means.lasts).await;
+    sleep(AWAY).await;
     server.sql("postgres", &format!("ALTER DATABASE {dump} RENAME TO {database}")).await?;
     world.restored(dumped);
-    let mut looks = 0;
-    while head(server, database).await? <= lost_head {
+    let client = server.connect(database).await?;
+    let (mut looks, mut now) = (0, 0);
+    while now < i64::try_from(lost_head)? {
         looks += 1;
         ensure!(looks < LOOKS, "nobody revokes anything after the restore");
         sleep(Duration::from_millis(10)).await;
+        now = client.query_one("SELECT seq FROM revocation_head", &[]).await?.get(0);
     }
-    cluster.link(0)?.heal();
+    cluster.replica(0)?.resume().await?;
     sleep(means.lasts).await;
     Ok(Evidence::of("revocations lost", lost_head - dumped_head).and("databases restored", 1))
 }
