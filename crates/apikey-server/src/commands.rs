@@ -52,11 +52,25 @@ fn environment() -> impl Iterator<Item = (OsString, OsString)> {
 fn start_server_command(matches: &ArgMatches) -> Result<ServerSettings, Failure> {
     let effective = settings(Scope::Server, matches)?;
     telemetry::start_logs(LogSettings::of(&effective)?)?;
+    tell_of_ignored(&effective);
     let settings = ServerSettings::of(&effective)?;
     if let Backend::Postgres(_) = settings.backend {
         warn_of_variables_for_others();
     }
     Ok(settings)
+}
+
+/// Names the variables that look like settings and set nothing.
+fn tell_of_ignored(effective: &Effective) {
+    let ignored = effective.ignored();
+    if !ignored.service_links.is_empty() {
+        let variables = ignored.service_links.join(" ");
+        tracing::debug!(variables, "these variables are service links of Kubernetes, not settings: ignored");
+    }
+    if !ignored.empty.is_empty() {
+        let variables = ignored.empty.join(" ");
+        tracing::info!(variables, "these variables are empty: their settings count as not set");
+    }
 }
 
 /// Variables by which libpq's programs find their server. The URL alone says it here.

@@ -5,9 +5,11 @@
 
 mod accepts;
 mod client;
+mod delivered;
 mod print;
 mod resolve;
 mod server;
+mod service_links;
 mod setting;
 mod table;
 

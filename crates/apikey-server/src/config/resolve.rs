@@ -11,6 +11,8 @@ use apikey_store_postgres::UrlError;
 
 use super::{
     accepts::Accepts,
+    delivered,
+    service_links::is_service_link,
     setting::{Default, PREFIX, Scope, Secrecy, Setting, Sources},
     table::{CONFIG, HTTP_PROXY, NO_PROXY, SETTINGS},
 };
@@ -22,12 +24,30 @@ const TEST_PREFIX: &str = "APIKEYS_TEST_";
 const MAX_FILE: u64 = 1 << 20;
 
 /// The value of each setting that is in force.
-pub(crate) struct Effective(BTreeMap<&'static str, Value>);
+pub(crate) struct Effective {
+    values: BTreeMap<&'static str, Value>,
+    ignored: Ignored,
+}
+
+/// Variables with the prefix of the settings that set nothing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ignored {
+    /// They tell where a Service of Kubernetes is.
+    pub(crate) service_links: Vec<String>,
+    /// They are empty, as `${X:-}` leaves them.
+    pub(crate) empty: Vec<String>,
+}
 
 /// A value and its origin.
 pub(crate) struct Value {
     pub(super) text: String,
     pub(super) origin: Origin,
+}
+
+impl Value {
+    fn new(text: &str, origin: Origin) -> Self {
+        Self { text: delivered::trimmed(text).to_owned(), origin }
+    }
 }
 
 /// Where a value comes from.
@@ -65,10 +85,14 @@ impl fmt::Display for Origin {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingError {
     /// A variable looks like a setting and is none.
-    #[error("{0} is not a setting; `apikeys config --reference` lists all of them")]
+    #[error("{} is not a setting; `apikeys config --reference` lists all of them", delivered::shown_name(.0))]
     UnknownVariable(String),
     /// A key of the file is no setting.
-    #[error("{path}: {key} is not a setting of a file; `apikeys config --reference` lists all of them", path = path.display())]
+    #[error(
+        "{path}: {key} is not a setting of a file; `apikeys config --reference` lists all of them",
+        path = path.display(),
+        key = delivered::shown_name(key)
+    )]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -86,6 +110,16 @@ pub(crate) enum SettingError {
         origin: Origin,
         /// The value, or that it is not shown.
         shown: String,
+    },
+    /// A value was damaged on its way here.
+    #[error("{name}: {origin} {damage}")]
+    Damaged {
+        /// The setting.
+        name: &'static str,
+        /// Where the value comes from.
+        origin: Origin,
+        /// What is wrong; shows none of the value.
+        damage: &'static str,
     },
     /// A variable is not UTF-8.
     #[error("{0} is not UTF-8")]
@@ -130,14 +164,19 @@ pub(crate) enum SettingError {
 }
 
 impl Effective {
+    /// Variables that set nothing.
+    pub(crate) fn ignored(&self) -> &Ignored {
+        &self.ignored
+    }
+
     /// The text that is in force, if there is one; whether it is legal has been checked.
     pub(super) fn text(&self, setting: &Setting) -> Option<&str> {
-        self.0.get(setting.name).map(|value| value.text.as_str())
+        self.values.get(setting.name).map(|value| value.text.as_str())
     }
 
     /// The value in force and its origin.
     pub(super) fn value(&self, setting: &Setting) -> Option<&Value> {
-        self.0.get(setting.name)
+        self.values.get(setting.name)
     }
 
     /// Parses what is in force; `None` where nothing is.
@@ -146,7 +185,7 @@ impl Effective {
         setting: &'static Setting,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, SettingError> {
-        let Some(value) = self.0.get(setting.name) else { return Ok(None) };
+        let Some(value) = self.values.get(setting.name) else { return Ok(None) };
         match parse(&value.text) {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(refused(setting, value)),
@@ -179,11 +218,10 @@ impl Effective {
     /// Refuses illegal values among the settings that commands of that scope need.
     fn check(&self, scope: Scope) -> Result<(), SettingError> {
         for setting in SETTINGS.iter().filter(|setting| setting.scope.serves(scope)) {
-            if let Some(value) = self.0.get(setting.name)
-                && !setting.accepts.accepts(&value.text)
+            if let Some(value) = self.values.get(setting.name)
                 && !value.origin.is_shared()
             {
-                return Err(refused(setting, value));
+                check(setting, value)?;
             }
         }
         Ok(())
@@ -213,18 +251,15 @@ pub(crate) fn resolve(
         }
     }
     values.extend(environment.shared);
-    let overriding: Vec<(&'static Setting, Value)> = environment
-        .settings
-        .into_iter()
-        .chain(flags.into_iter().map(|(setting, text)| (setting, Value { text, origin: Origin::Flag(setting.flag()) })))
-        .collect();
+    let flags = flags.into_iter().map(|(setting, text)| (setting, Value::new(&text, Origin::Flag(setting.flag()))));
+    let overriding: Vec<(&'static Setting, Value)> = environment.settings.into_iter().chain(flags).collect();
     let path = overriding.iter().rev().find(|(setting, _)| setting.name == CONFIG.name);
     if let Some((_, path)) = path {
         values.extend(read_file(&PathBuf::from(&path.text))?);
     }
     values.extend(overriding.into_iter().map(|(setting, value)| (setting.name, value)));
 
-    let effective = Effective(values);
+    let effective = Effective { values, ignored: environment.ignored };
     effective.check(scope)?;
     Ok(effective)
 }
@@ -232,6 +267,7 @@ pub(crate) fn resolve(
 /// What the environment says.
 struct Environment {
     settings: Vec<(&'static Setting, Value)>,
+    ignored: Ignored,
     data_directory: Option<String>,
     /// From variables that other programs read too; everything else is stronger.
     shared: Vec<(&'static str, Value)>,
@@ -249,7 +285,7 @@ const SHARED: [(&str, &Setting); 6] = [
 
 impl Environment {
     fn read(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, SettingError> {
-        let mut settings = Vec::new();
+        let (mut settings, mut ignored) = (Vec::new(), Ignored::default());
         let mut shared: [Option<String>; SHARED.len()] = [const { None }; SHARED.len()];
         let (mut data_home, mut home) = (None, None);
         for (name, value) in variables {
@@ -257,31 +293,40 @@ impl Environment {
             match name {
                 "XDG_DATA_HOME" => data_home = value.into_string().ok(),
                 "HOME" => home = value.into_string().ok(),
-                _ if name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX) => {
-                    let setting = SETTINGS
-                        .iter()
-                        .find(|setting| setting.variable() == name)
-                        .ok_or_else(|| SettingError::UnknownVariable(name.to_owned()))?;
-                    let text = value.into_string().map_err(|_| SettingError::NotUnicode(name.to_owned()))?;
-                    settings.push((*setting, Value { text, origin: Origin::Variable(name.to_owned()) }));
-                }
                 _ => {
-                    let row = SHARED.iter().zip(&mut shared).find(|((known, _), _)| *known == name);
-                    if let Some((_, text)) = row {
-                        *text = value.into_string().ok().filter(|text| !text.is_empty());
+                    let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !name.starts_with(TEST_PREFIX)) else {
+                        let row = SHARED.iter().zip(&mut shared).find(|((known, _), _)| *known == name);
+                        if let Some((_, text)) = row {
+                            *text = value.into_string().ok().filter(|text| !text.is_empty());
+                        }
+                        continue;
+                    };
+                    let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
+                        if value.to_str().is_some_and(|value| is_service_link(rest, value)) {
+                            ignored.service_links.push(name.to_owned());
+                            continue;
+                        }
+                        return Err(SettingError::UnknownVariable(name.to_owned()));
+                    };
+                    let text = value.into_string().map_err(|_| SettingError::NotUnicode(name.to_owned()))?;
+                    let value = Value::new(&text, Origin::Variable(name.to_owned()));
+                    if value.text.is_empty() {
+                        ignored.empty.push(name.to_owned());
+                    } else {
+                        settings.push((*setting, value));
                     }
                 }
             }
         }
         let shared = SHARED.iter().zip(shared).filter_map(|((name, setting), text)| {
-            Some((setting.name, Value { text: text?, origin: Origin::Variable((*name).to_owned()) }))
+            Some((setting.name, Value::new(&text?, Origin::Variable((*name).to_owned()))))
         });
         // The specification says to ignore a relative XDG_DATA_HOME.
         let data_home = data_home.filter(|path| Path::new(path).is_absolute());
         let home = home.filter(|path| !path.is_empty());
         let data_directory = data_home.or_else(|| home.map(|home| format!("{home}/.local/share")));
         let data_directory = data_directory.map(|directory| format!("{directory}/apikeys"));
-        Ok(Self { settings, data_directory, shared: shared.collect() })
+        Ok(Self { settings, ignored, data_directory, shared: shared.collect() })
     }
 }
 
@@ -302,7 +347,7 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, Value)>, SettingError> {
             let setting = setting.ok_or_else(|| SettingError::UnknownKey { path: path.to_owned(), key })?;
             let origin = Origin::File(path.to_owned());
             match written(&value) {
-                Some(text) => Ok((setting.name, Value { text, origin })),
+                Some(text) => Ok((setting.name, Value::new(&text, origin))),
                 None => Err(SettingError::Refused {
                     name: setting.name,
                     accepts: setting.accepts,
@@ -334,7 +379,12 @@ fn read(name: &'static str, path: &Path) -> Result<String, SettingError> {
     if length > MAX_FILE {
         return Err(unreadable(std::io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
     }
-    fs::read_to_string(path).map_err(unreadable)
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let utf_16 = matches!(error.as_bytes(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+        unreadable(std::io::Error::other(if utf_16 { "it is UTF-16: save it as UTF-8" } else { "it is not UTF-8" }))
+    })?;
+    Ok(delivered::without_mark(&text).to_owned())
 }
 
 /// The secret in a file that the setting `file` names.
@@ -347,8 +397,16 @@ pub(super) fn read_secret(
     path: &Path,
 ) -> Result<String, SettingError> {
     let text = read(file.name, path)?;
-    let value = Value { text: text.trim_end().to_owned(), origin: Origin::File(path.to_owned()) };
-    if setting.accepts.accepts(&value.text) { Ok(value.text) } else { Err(refused(setting, &value)) }
+    let value = Value::new(&text, Origin::File(path.to_owned()));
+    check(setting, &value)?;
+    Ok(value.text)
+}
+
+fn check(setting: &Setting, value: &Value) -> Result<(), SettingError> {
+    if let Some(damage) = delivered::damage(setting.accepts, &value.text) {
+        return Err(SettingError::Damaged { name: setting.name, origin: value.origin.clone(), damage });
+    }
+    if setting.accepts.accepts(&value.text) { Ok(()) } else { Err(refused(setting, value)) }
 }
 
 fn refused(setting: &Setting, value: &Value) -> SettingError {

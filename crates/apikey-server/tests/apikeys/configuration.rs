@@ -101,6 +101,80 @@ fn bad_settings_are_refused_with_their_name_and_what_is_accepted() {
     assert_eq!(config(&[("APIKEYS_TEST_ANYTHING", "x")], &[]).code, 0);
 }
 
+/// A Service named `apikeys`, and another one named `apikeys-verify`, are in the same namespace.
+#[test]
+fn service_links_of_kubernetes_are_passed_over_and_a_typo_is_still_refused() {
+    let links = [
+        ("APIKEYS_PORT", "tcp://10.0.0.1:8080"),
+        ("APIKEYS_SERVICE_HOST", "10.0.0.1"),
+        ("APIKEYS_SERVICE_PORT", "8080"),
+        ("APIKEYS_SERVICE_PORT_GRPC", "8080"),
+        ("APIKEYS_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("APIKEYS_PORT_8080_TCP_PROTO", "tcp"),
+        ("APIKEYS_PORT_8080_TCP_PORT", "8080"),
+        ("APIKEYS_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("APIKEYS_VERIFY_SERVICE_HOST", "fd00::1"),
+        ("APIKEYS_VERIFY_PORT", "tcp://[fd00::1]:8081"),
+    ];
+    assert_eq!(config(&links, &[]).code, 0);
+    let folder = Folder::new();
+    let data = folder.text();
+    let variables = [&links[..], &[("APIKEYS_DATA_DIR", &*data), ("APIKEYS_LOG_LEVEL", "debug")]].concat();
+    let migrated = run(apikeys(&variables, &["migrate"]), "");
+    assert!(migrated.code == 0 && migrated.stderr.contains("APIKEYS_PORT_8080_TCP_ADDR"), "{migrated:?}");
+    for (name, value) in
+        [("APIKEYS_PORT", "8080"), ("APIKEYS_LISTEN_PORT", "8080"), ("APIKEYS_LISTNE", "tcp://10.0.0.1:8080")]
+    {
+        let done = config(&[(name, value)], &[]);
+        assert!(done.code == 2 && done.stderr.contains(&format!("{name} is not a setting")), "{done:?}");
+    }
+}
+
+#[test]
+fn what_delivery_adds_to_a_value_is_trimmed_or_named() {
+    let folder = Folder::new();
+    let url = "postgres://u:hidden@127.0.0.1/d";
+    let masked = "postgres://u:********@127.0.0.1/d";
+    for delivered in [format!("{url}\n"), format!(" {url}\r\n"), format!("\u{feff}{url}\r\n")] {
+        let file = folder.file("url", &delivered);
+        for variable in [("APIKEYS_DATABASE_URL", &*delivered), ("APIKEYS_DATABASE_URL_FILE", &*format!("{file}\n"))] {
+            assert_eq!(config(&[variable], &[]).code, 0, "{variable:?}");
+        }
+        assert_eq!(shown(&config(&[("APIKEYS_DATABASE_URL", &delivered)], &[]), "database_url").0, masked);
+    }
+    for (text, named) in [
+        (format!("\"{url}\""), "is in quotes"),
+        (format!("'{url}'"), "is in quotes"),
+        (format!("{url}\n{url}"), "line break"),
+        ("postgres://u:hiddené@127.0.0.1/d".to_owned(), "percent-encode"),
+    ] {
+        let file = folder.file("url", &text);
+        for (variable, origin) in [
+            (("APIKEYS_DATABASE_URL", &*text), "APIKEYS_DATABASE_URL"),
+            (("APIKEYS_DATABASE_URL_FILE", &*file), &*file),
+        ] {
+            let done = config(&[variable], &[]);
+            assert!(done.code == 2 && done.stderr.contains(&format!("database_url: {origin} ")), "{done:?}");
+            assert!(done.stderr.contains(named) && !done.stderr.contains("hidden"), "{done:?}");
+        }
+    }
+    // An empty variable is none; an empty file is no secret.
+    for empty in ["", " \n"] {
+        let file = folder.file("toml", "log_level = \"warn\"\n");
+        let done =
+            config(&[("APIKEYS_DATABASE_URL", empty), ("APIKEYS_LOG_LEVEL", empty), ("APIKEYS_CONFIG", &*file)], &[]);
+        assert_eq!(shown(&done, "database_url"), (Value::Null, "not set".to_owned()));
+        assert_eq!(shown(&done, "log_level"), ("warn".into(), file.clone()));
+        let file = folder.file("empty", empty);
+        let done = config(&[("APIKEYS_DATABASE_URL_FILE", &*file)], &[]);
+        assert!(done.code == 2 && done.stderr.contains("empty is empty"), "{done:?}");
+    }
+    std::fs::write(folder.path().join("wide"), b"\xff\xfep\0").unwrap();
+    let wide = folder.path().join("wide").to_str().unwrap().to_owned();
+    let done = config(&[("APIKEYS_DATABASE_URL_FILE", &*wide)], &[]);
+    assert!(done.code == 2 && done.stderr.contains("it is UTF-16"), "{done:?}");
+}
+
 #[test]
 fn commands_of_the_client_refuse_bad_settings_too() {
     for (variables, named) in [
