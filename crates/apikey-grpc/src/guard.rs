@@ -15,6 +15,7 @@ use apikey_application::{
     ports::{Clock, KeyStore, TokenAuthenticator},
 };
 use apikey_domain::Origin;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use http_body_util::Full;
@@ -194,9 +195,9 @@ fn drawn(jitter: &RandomState) -> Duration {
     Duration::from_nanos(jitter.hash_one(request_id().as_str()) % below)
 }
 
-/// The bearer token of the verification listener, kept as a digest.
+/// The bearer token of the verification listener, kept as a digest. Copies share it.
 #[derive(Clone)]
-pub struct AccessToken(blake3::Hash);
+pub struct AccessToken(Arc<ArcSwap<blake3::Hash>>);
 
 /// The text cannot be an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,7 +214,16 @@ impl AccessToken {
     /// [`AccessTokenError`] for every other text.
     pub fn new(token: &str) -> Result<Self, AccessTokenError> {
         let legal = (1..=Self::MAX_LENGTH).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-        if legal { Ok(Self(blake3::hash(token.as_bytes()))) } else { Err(AccessTokenError) }
+        if legal {
+            Ok(Self(Arc::new(ArcSwap::from_pointee(blake3::hash(token.as_bytes())))))
+        } else {
+            Err(AccessTokenError)
+        }
+    }
+
+    /// Asks for what `other` asks for, from the next call on.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     /// Admits whoever presents this token and nothing else.
@@ -228,7 +238,7 @@ impl AccessToken {
 
     /// Digests are compared, in constant time, so that nothing can be learnt of the token byte by byte.
     fn is(&self, presented: &str) -> bool {
-        self.0 == blake3::hash(presented.as_bytes())
+        **self.0.load() == blake3::hash(presented.as_bytes())
     }
 }
 

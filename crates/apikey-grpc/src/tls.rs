@@ -4,6 +4,7 @@
 
 use std::{fmt, io, sync::Arc};
 
+use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
@@ -33,8 +34,9 @@ pub enum TlsError {
 }
 
 /// What a listener presents to its clients.
+/// Copies share what they present.
 #[derive(Clone)]
-pub struct TlsIdentity(TlsAcceptor);
+pub struct TlsIdentity(Arc<ArcSwap<ServerConfig>>);
 
 impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,10 +64,15 @@ impl TlsIdentity {
             .with_single_cert(certificates, key)
             .map_err(TlsError::Unusable)?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(config))))
+    }
+
+    /// Presents what `other` presents, from the next connection on.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(stream).await
+        TlsAcceptor::from(self.0.load_full()).accept(stream).await
     }
 }

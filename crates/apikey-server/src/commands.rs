@@ -12,28 +12,39 @@ use crate::{
     bootstrap::{self, Bootstrap},
     cli, client,
     config::{self, Backend, Effective, LogSettings, Scope, ServerSettings},
+    core_dumps::CoreDumps,
     failure::Failure,
     runtimes::Runtimes,
-    serve::{self, StopSignals},
+    serve,
+    signals::{Signals, StopSignals},
     stores, telemetry,
 };
+
+/// What was set up before anything else.
+pub(crate) struct Process {
+    pub(crate) signals: Signals,
+    pub(crate) core_dumps: CoreDumps,
+}
 
 /// Runs the command that was asked for.
 ///
 /// # Errors
 /// [`Failure`], to be reported.
-pub(crate) fn run(matches: &ArgMatches, decorate: &impl Decorate) -> Result<ExitCode, Failure> {
+pub(crate) fn run(matches: &ArgMatches, decorate: &impl Decorate, process: Process) -> Result<ExitCode, Failure> {
     let Some((name, matches)) = matches.subcommand() else {
         return Err(Failure::Usage("there is no command".to_owned()));
     };
     match name {
         "serve" => {
-            let settings = start_server_command(matches)?;
-            serve::run(settings, decorate)?;
+            // Also while settings are read: a service that is told to read them does not end.
+            let Process { signals, core_dumps } = process;
+            let _reload = signals.reload();
+            let settings = start_server_command(matches, core_dumps)?;
+            serve::run(settings, decorate, &signals)?;
             Ok(ExitCode::SUCCESS)
         }
-        "migrate" => migrate(matches),
-        "bootstrap" => run_bootstrap(matches),
+        "migrate" => migrate(matches, process),
+        "bootstrap" => run_bootstrap(matches, process),
         "config" => print_config(matches),
         _ => client::run(name, matches, &settings(Scope::Client, matches)?),
     }
@@ -49,10 +60,11 @@ fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }
 
-fn start_server_command(matches: &ArgMatches) -> Result<ServerSettings, Failure> {
+fn start_server_command(matches: &ArgMatches, core_dumps: CoreDumps) -> Result<ServerSettings, Failure> {
     let effective = settings(Scope::Server, matches)?;
     telemetry::start_logs(LogSettings::of(&effective)?)?;
     tell_of_ignored(&effective);
+    core_dumps.settle(config::allows_core_dumps(&effective)?);
     let settings = ServerSettings::of(&effective)?;
     if let Backend::Postgres(_) = settings.backend {
         warn_of_variables_for_others();
@@ -115,14 +127,14 @@ fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    let settings = start_server_command(matches)?;
+fn migrate(matches: &ArgMatches, process: Process) -> Result<ExitCode, Failure> {
+    let settings = start_server_command(matches, process.core_dumps)?;
     let role = matches.get_one::<String>("grant").map(String::as_str);
     if role.is_some() && matches!(settings.backend, Backend::Sqlite { .. }) {
         return Err(Failure::Usage("--grant needs database_url: SQLite has no roles".to_owned()));
     }
     let runtimes = Runtimes::start()?;
-    let applied = until_told(&runtimes, async {
+    let applied = until_told(&runtimes, process.signals.stop(), async {
         match &settings.backend {
             Backend::Sqlite { directory } => stores::migrate_sqlite(directory).await,
             Backend::Postgres(settings) => {
@@ -142,11 +154,11 @@ fn migrate(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+fn run_bootstrap(matches: &ArgMatches, process: Process) -> Result<ExitCode, Failure> {
     let bootstrap = read_bootstrap(matches)?;
-    let settings = start_server_command(matches)?;
+    let settings = start_server_command(matches, process.core_dumps)?;
     let runtimes = Runtimes::start()?;
-    let shown = until_told(&runtimes, async {
+    let shown = until_told(&runtimes, process.signals.stop(), async {
         let issued = match &settings.backend {
             Backend::Sqlite { directory } => {
                 let store = stores::open_sqlite(directory).await?;
@@ -168,9 +180,12 @@ fn run_bootstrap(matches: &ArgMatches) -> Result<ExitCode, Failure> {
 
 /// Runs that to its end, or until the process is told to stop: also as the first process of a container, for which the system ends
 /// nothing by itself.
-fn until_told<T>(runtimes: &Runtimes, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+fn until_told<T>(
+    runtimes: &Runtimes,
+    mut signals: StopSignals,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     runtimes.store().block_on(async {
-        let mut signals = StopSignals::catch().context("signals cannot be caught")?;
         tokio::select! {
             done = work => done,
             signal = signals.received() => Err(anyhow!("ended by {signal}")),

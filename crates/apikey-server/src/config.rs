@@ -17,6 +17,8 @@ pub(crate) use accepts::duration;
 pub(crate) use client::ClientSettings;
 pub(crate) use print::{masked_database_url, print, print_reference};
 pub(crate) use resolve::{Effective, SettingError, resolve};
-pub(crate) use server::{Backend, LogFormat, LogSettings, PostgresSettings, ServerSettings, TlsFiles};
+pub(crate) use server::{
+    Backend, LogFormat, LogSettings, PostgresSettings, ServerSettings, TlsFiles, allows_core_dumps, read_verify_token,
+};
 pub(crate) use setting::{Scope, Setting};
 pub(crate) use table::SETTINGS;

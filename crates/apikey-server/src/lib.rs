@@ -7,9 +7,11 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod core_dumps;
 mod failure;
 mod runtimes;
 mod serve;
+mod signals;
 mod stores;
 mod system;
 mod telemetry;
@@ -17,6 +19,11 @@ mod telemetry;
 use std::process::ExitCode;
 
 use apikey_application::ports::{KeyStore, Revocations};
+
+use commands::Process;
+use core_dumps::CoreDumps;
+use failure::Failure;
+use signals::Signals;
 
 pub use runtimes::Runtimes;
 
@@ -38,8 +45,13 @@ pub fn main() -> ExitCode {
 /// Runs what the command line asks for; `serve` works through the decorated ports.
 #[must_use]
 pub fn main_with(decorate: &impl Decorate) -> ExitCode {
+    let core_dumps = CoreDumps::forbid();
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return Failure::from(anyhow::Error::new(error).context("signals cannot be caught")).report(),
+    };
     let matches = cli::command().get_matches();
-    let code = commands::run(&matches, decorate).unwrap_or_else(|failure| failure.report());
+    let code = commands::run(&matches, decorate, Process { signals, core_dumps }).unwrap_or_else(|failure| failure.report());
     telemetry::flush_logs();
     code
 }

@@ -2,14 +2,16 @@
 
 mod admin;
 mod detached;
+mod listeners;
 mod pulse;
+mod reload;
 mod replica;
 mod shutdown;
 mod turns;
 mod usage;
 mod vitals;
 
-use std::{convert::Infallible, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use apikey_application::{
@@ -20,13 +22,13 @@ use apikey_application::{
 };
 use apikey_domain::pidgr;
 use apikey_grpc::{
-    AccessToken, CallLimits, Management, PublicService, RequestIds, Serving, TlsIdentity, VerificationService,
-    listener::{self, ConnectionLimits},
+    AccessToken, CallLimits, Management, PublicService, RequestIds, Serving, TlsIdentity, VerificationService, listener,
 };
 use apikey_identity::JwtAuthenticator;
+use apikey_store_postgres::PostgresStore;
 use hyper::service::service_fn;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle, time::timeout};
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -35,28 +37,24 @@ use crate::{
     config::{Backend, ServerSettings, TlsFiles},
     failure::Failure,
     runtimes::{Runtimes, run_on},
+    signals::{ReloadSignals, Signals, StopSignals},
     stores,
     system::{DatabaseClock, SystemClock, SystemEntropy},
     telemetry,
 };
 use admin::Admin;
 use detached::{Budget, Detached};
+use listeners::{Addresses, CLOSE, DRAIN, Listeners, connection_limits};
 use pulse::Pulse;
+use reload::Reload;
 use replica::Replica;
 use shutdown::Shutdown;
-
 use vitals::Vitals;
 
-pub(crate) use shutdown::StopSignals;
-
-/// How long requests in flight may take to finish. With the limits below it stays within the 10 s that a stop may take.
-const DRAIN: Duration = Duration::from_millis(5_500);
 /// How long the last flush may take.
 const LAST_FLUSH: Duration = Duration::from_millis(1_500);
 /// How long calls to the store that nobody waits for any more may take.
 const LAST_CALLS: Duration = Duration::from_millis(500);
-/// How long the store may take to close.
-const CLOSE: Duration = Duration::from_millis(500);
 /// How long a call may take; where it revokes, its confirmation may take longer.
 const CALL: Duration = Duration::from_secs(5);
 /// How much longer than the lease a confirmation may take, as [`Confirmation`](apikey_application::fence::Confirmation) says.
@@ -73,19 +71,14 @@ const SQLITE_TURNS: usize = 4;
 const SQLITE_CALLS: usize = 1_024;
 /// Calls that may run on PostgreSQL or wait for a connection, for each connection of the pool. A call takes about a millisecond.
 const CALLS_PER_CONNECTION: usize = 64;
-/// Connections to the admin listener: enough for scrapers and probes.
-const ADMIN_CONNECTIONS: usize = 64;
-/// How long a request there may take to arrive.
-const ADMIN_HEADERS: Duration = Duration::from_secs(1);
-
 /// Runs the service until it is told to stop.
 ///
 /// # Errors
 /// The store cannot be opened, or a listener cannot be bound.
-pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate) -> Result<(), Failure> {
+pub(crate) fn run(settings: ServerSettings, decorate: &impl Decorate, signals: &Signals) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtimes = Runtimes::start()?;
-    let outcome = runtimes.block_on(pick(settings, decorate, &runtimes, metrics));
+    let outcome = runtimes.block_on(pick(settings, decorate, &runtimes, metrics, signals));
     runtimes.stop();
     Ok(outcome?)
 }
@@ -96,18 +89,19 @@ async fn pick(
     decorate: &impl Decorate,
     runtimes: &Runtimes,
     metrics: PrometheusHandle,
+    signals: &Signals,
 ) -> anyhow::Result<()> {
-    // From here on, also while the database is waited for.
-    let mut stop_signals = StopSignals::catch().context("signals cannot be caught")?;
+    let mut told = Told { stop: signals.stop(), reload: signals.reload() };
     let (runtime, workers) = (runtimes.store().clone(), runtimes.serving());
     match settings.backend.clone() {
         Backend::Sqlite { directory } => {
-            let (store, is_new) = run_on(&runtime, async move {
+            let opening = run_on(&runtime, async move {
                 let store = stores::open_sqlite(&directory).await?;
                 let is_new = !store.any_keys().await?;
                 Ok((store, is_new))
-            })
-            .await?;
+            });
+            let Some(opened) = told.unless_stopped(opening).await else { return Ok(()) };
+            let (store, is_new) = opened?;
             let limits = CacheLimits {
                 bytes: settings.cache_bytes,
                 reads: SQLITE_READS,
@@ -130,21 +124,19 @@ async fn pick(
                 confirmations: Arc::new(NobodyElse),
                 revoke_deadline: CALL,
                 replica: None,
+                database: None,
             };
-            let outcome = serve(backing, workers, is_new, &settings, metrics, stop_signals).await;
+            let outcome = serve(backing, workers, is_new, &settings, metrics, told).await;
             close(&runtime, store.close()).await;
             outcome
         }
         Backend::Postgres(database) => {
             let connections = database.options.max_connections;
             let opening = run_on(&runtime, async move { stores::open_postgres(&database).await });
-            let (store, is_new) = tokio::select! {
-                opened = opening => opened?,
-                signal = stop_signals.received() => {
-                    tracing::info!(signal, "stopped before the database could be used");
-                    return Ok(());
-                }
-            };
+            let Some(opened) = told.unless_stopped(opening).await else { return Ok(()) };
+            let (store, is_new) = opened?;
+            // Where the URL stands in a file.
+            let database = settings.reads_database_url_again().then(|| store.clone());
             let reads_for_strangers = (connections / PART_FOR_STRANGERS).max(1);
             let limits = CacheLimits {
                 bytes: settings.cache_bytes,
@@ -171,7 +163,10 @@ async fn pick(
                 clock: Arc::clone(&clock),
             })
             .context("no thread for the lease")?;
-            replica.wait_for_first_lease().await;
+            if told.unless_stopped(replica.wait_for_first_lease()).await.is_none() {
+                replica.leave().await;
+                return Ok(());
+            }
             let backing = Backing {
                 store,
                 vitals: Vitals::of_replica(Arc::clone(&cache), Arc::clone(&clock)),
@@ -180,8 +175,9 @@ async fn pick(
                 confirmations: replica.confirmer(),
                 revoke_deadline: revoke_deadline(settings.lease),
                 replica: Some(replica),
+                database,
             };
-            serve(backing, workers, is_new, &settings, metrics, stop_signals).await
+            serve(backing, workers, is_new, &settings, metrics, told).await
         }
     }
 }
@@ -196,6 +192,27 @@ struct Backing<S, C, R> {
     revoke_deadline: Duration,
     /// This process among others, where there can be others.
     replica: Option<Replica>,
+    /// The store whose URL can be read again.
+    database: Option<PostgresStore>,
+}
+
+/// The signals that a service is told by.
+struct Told {
+    stop: StopSignals,
+    reload: ReloadSignals,
+}
+
+impl Told {
+    /// Carries out a part of the start, unless the process is told to stop first.
+    async fn unless_stopped<T>(&mut self, part: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = part => Some(done),
+            signal = self.stop.received() => {
+                tracing::info!(signal, "stopped before the service was ready");
+                None
+            }
+        }
+    }
 }
 
 fn revoke_deadline(lease: Lease) -> Duration {
@@ -214,6 +231,12 @@ async fn close(runtime: &Handle, closing: impl Future<Output = ()> + Send + 'sta
     }
 }
 
+async fn last_calls<S: KeyStore>(store: &Detached<S>) {
+    if timeout(LAST_CALLS, store.idle()).await.is_err() {
+        tracing::warn!("calls to the store did not end in time");
+    }
+}
+
 /// Serves from that store until the process is told to stop.
 async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     backing: Backing<S, C, R>,
@@ -221,13 +244,26 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     is_new: bool,
     settings: &ServerSettings,
     metrics: PrometheusHandle,
-    mut stop_signals: StopSignals,
+    mut told: Told,
 ) -> anyhow::Result<()> {
-    let tls = settings.tls.as_ref().map(tls_identity).transpose()?;
-    let listeners = Listeners::bind(settings).await?;
     let usage = Arc::new(UsageLog::new());
-    let services = Services::wire(&backing, &usage, settings).await?;
-    let Backing { store, vitals, replica, .. } = backing;
+    let token = settings.verify_token.as_ref().map(|token| AccessToken::new(token)).transpose()?;
+    let starting = async {
+        let tls = settings.tls.as_ref().map(tls_identity).transpose()?;
+        let listeners = Listeners::bind(settings).await?;
+        let services = Services::wire(&backing, &usage, settings, token.clone()).await?;
+        anyhow::Ok((tls, listeners, services))
+    };
+    let started = told.unless_stopped(starting).await;
+    let Backing { store, vitals, replica, database, .. } = backing;
+    let Some(started) = started else {
+        if let Some(replica) = replica {
+            replica.leave().await;
+        }
+        return Ok(());
+    };
+    let (tls, listeners, services) = started?;
+    let reload = Reload { tls: tls.clone(), token, database };
     let addresses = listeners.addresses()?;
     let pulse = Pulse::of(workers.iter().cloned());
     let admin = Arc::new(Admin::new(Arc::clone(&store), vitals, pulse, metrics.clone(), addresses.admin));
@@ -279,7 +315,11 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     let Addresses { public, verification, admin: admin_address } = addresses;
     tracing::info!(listen = %public, verify_listen = %verification, admin_listen = %admin_address, "serving");
 
-    let signal = stop_signals.received().await;
+    let Told { mut stop, reload: reload_signals } = told;
+    let signal = tokio::select! {
+        signal = stop.received() => signal,
+        never = reload.run(settings, reload_signals) => match never {},
+    };
     tracing::info!(signal, "stopping: requests in flight are finished");
     admin.stop_serving();
     set_health(&health, false).await;
@@ -310,37 +350,11 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     if recorded.is_err() {
         tracing::warn!("the last uses could not be recorded in time");
     }
-    if timeout(LAST_CALLS, store.idle()).await.is_err() {
-        tracing::warn!("calls to the store did not end in time");
-    }
+    last_calls(&store).await;
     stop_admin.request();
     finished(admin_task).await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// How many connections each listener takes on: the admin one, the public one and the one for verifications.
-fn connection_limits(settings: &ServerSettings) -> (ConnectionLimits, ConnectionLimits, ConnectionLimits) {
-    let admin = ConnectionLimits {
-        name: "admin",
-        connections: ADMIN_CONNECTIONS,
-        connections_per_peer: ADMIN_CONNECTIONS,
-        header_timeout: ADMIN_HEADERS,
-        drain: CLOSE,
-        ..ConnectionLimits::default()
-    };
-    let public = ConnectionLimits {
-        name: "public",
-        connections: settings.max_connections,
-        connections_per_peer: settings.max_connections_per_peer,
-        idle_timeout: settings.idle_timeout,
-        drain: DRAIN,
-        ..ConnectionLimits::default()
-    };
-    // Its callers are one party, which may well come from one address.
-    let verification =
-        ConnectionLimits { name: "verification", connections_per_peer: settings.max_connections, ..public };
-    (admin, public, verification)
 }
 
 /// On a new store that only this machine reaches: issues the first key. Otherwise says how to get one, if there is none.
@@ -354,42 +368,6 @@ async fn greet<S: KeyStore>(store: &Arc<Detached<S>>, is_new: bool, is_local: bo
         );
     }
     Ok(())
-}
-
-/// The listeners, bound and not yet served.
-struct Listeners {
-    public: TcpListener,
-    verification: TcpListener,
-    admin: TcpListener,
-}
-
-/// Where they really listen.
-struct Addresses {
-    public: SocketAddr,
-    verification: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Listeners {
-    async fn bind(settings: &ServerSettings) -> anyhow::Result<Self> {
-        Ok(Self {
-            public: bind("listen", settings.listen).await?,
-            verification: bind("verify_listen", settings.verify_listen).await?,
-            admin: bind("admin_listen", settings.admin_listen).await?,
-        })
-    }
-
-    fn addresses(&self) -> anyhow::Result<Addresses> {
-        Ok(Addresses {
-            public: self.public.local_addr()?,
-            verification: self.verification.local_addr()?,
-            admin: self.admin.local_addr()?,
-        })
-    }
-}
-
-async fn bind(setting: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{setting}: {address} cannot be listened on"))
 }
 
 fn tls_identity(TlsFiles { certificate, key }: &TlsFiles) -> anyhow::Result<TlsIdentity> {
@@ -413,6 +391,7 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
         backing: &Backing<S, C, R>,
         usage: &Arc<UsageLog>,
         settings: &ServerSettings,
+        token: Option<AccessToken>,
     ) -> anyhow::Result<Self> {
         let Backing { store, cache, clock, confirmations, revoke_deadline, .. } = backing;
         let (policy, entropy) = (Policy::pidgr(), Arc::new(SystemEntropy));
@@ -454,7 +433,6 @@ impl<S: KeyStore, C: Clock> Services<S, C> {
             reflection: settings.reflection,
         };
         let request_ids = RequestIds::new(&*entropy)?;
-        let token = settings.verify_token.as_ref().map(|token| AccessToken::new(token)).transpose()?;
         let (public, public_health) = PublicService::new(management, request_ids.clone(), limits).await?;
         let public = public.for_origins(settings.cors_allowed_origins.clone());
         let (mut verification, verification_health) =

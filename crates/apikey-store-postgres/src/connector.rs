@@ -167,6 +167,12 @@ impl Connector {
         opened
     }
 
+    /// Reads the URL again, where it stands in a file: the next connection is opened by what it says.
+    pub(crate) async fn read_url_again(&self) {
+        let endpoint = self.endpoint();
+        self.changed(&endpoint).await;
+    }
+
     /// The endpoint of the URL as it is now, if it is another one than that.
     async fn changed(&self, endpoint: &Endpoint) -> Option<Arc<Endpoint>> {
         let source = self.options.url_source.clone()?;

@@ -131,6 +131,11 @@ impl PostgresStore {
         self.connections.connector().protection().is_ok()
     }
 
+    /// Reads the URL again where [`Options::url_source`] says how: the next connection is opened by what it says then.
+    pub async fn read_url_again(&self) {
+        self.connections.connector().read_url_again().await;
+    }
+
     /// Whether any key was ever issued, in any organization: a store without one is new.
     ///
     /// # Errors

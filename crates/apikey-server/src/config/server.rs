@@ -1,6 +1,11 @@
 //! What the server needs, with types.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use apikey_application::{Limits, fence::Lease};
 use apikey_grpc::web::AllowedOrigins;
@@ -20,6 +25,7 @@ pub(crate) struct ServerSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) verify_listen: SocketAddr,
     pub(crate) verify_token: Option<Zeroizing<String>>,
+    pub(crate) verify_token_file: Option<PathBuf>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) cors_allowed_origins: AllowedOrigins,
@@ -58,6 +64,7 @@ pub(crate) struct PostgresSettings {
 }
 
 /// Where the certificate chain and its key are.
+#[derive(Clone)]
 pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -92,6 +99,7 @@ impl ServerSettings {
             listen: effective.required(&table::LISTEN, address)?,
             verify_listen: effective.required(&table::VERIFY_LISTEN, address)?,
             verify_token: effective.secret(&table::VERIFY_TOKEN, &table::VERIFY_TOKEN_FILE)?.map(Zeroizing::new),
+            verify_token_file: effective.text(&table::VERIFY_TOKEN_FILE).map(PathBuf::from),
             admin_listen: effective.required(&table::ADMIN_LISTEN, address)?,
             tls: tls(effective)?,
             cors_allowed_origins: effective
@@ -119,6 +127,11 @@ impl ServerSettings {
         };
         settings.check_exposure(effective.required(&table::ALLOW_PLAINTEXT, flag)?)?;
         Ok(settings)
+    }
+
+    /// Whether the database's URL stands in a file.
+    pub(crate) fn reads_database_url_again(&self) -> bool {
+        matches!(&self.backend, Backend::Postgres(settings) if settings.options.url_source.is_some())
     }
 
     /// Whether nobody but this machine reaches the public listener.
@@ -165,6 +178,22 @@ impl LogSettings {
             format: effective.required(&table::LOG_FORMAT, format)?,
         })
     }
+}
+
+/// Whether the process may leave core dumps.
+///
+/// # Errors
+/// [`SettingError`] for an illegal value.
+pub(crate) fn allows_core_dumps(effective: &Effective) -> Result<bool, SettingError> {
+    effective.required(&table::ALLOW_CORE_DUMPS, flag)
+}
+
+/// The verification listener's token, as its file holds it now.
+///
+/// # Errors
+/// [`SettingError`] where the file cannot be read, or holds no token.
+pub(crate) fn read_verify_token(path: &Path) -> Result<Zeroizing<String>, SettingError> {
+    read_secret(&table::VERIFY_TOKEN, &table::VERIFY_TOKEN_FILE, path).map(Zeroizing::new)
 }
 
 fn tls(effective: &Effective) -> Result<Option<TlsFiles>, SettingError> {

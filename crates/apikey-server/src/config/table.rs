@@ -62,6 +62,7 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &MAX_CHANGES_PER_ORGANIZATION,
     &LOG_LEVEL,
     &LOG_FORMAT,
+    &ALLOW_CORE_DUMPS,
     &ENDPOINT,
     &VERIFY_ENDPOINT,
     &KEY,
@@ -104,7 +105,7 @@ pub(super) static VERIFY_TOKEN: Setting = Setting {
 pub(super) static VERIFY_TOKEN_FILE: Setting = Setting {
     name: "verify_token_file",
     scope: Scope::Both,
-    help: "A file that holds verify_token, instead of it",
+    help: "A file that holds verify_token, instead of it; read again on SIGHUP",
     ..SERVER
 };
 pub(super) static ADMIN_LISTEN: Setting = Setting {
@@ -116,7 +117,7 @@ pub(super) static ADMIN_LISTEN: Setting = Setting {
 };
 pub(super) static TLS_CERTIFICATE: Setting = Setting {
     name: "tls_certificate",
-    help: "A PEM file with the certificate chain that the public and the verification listener present; needs tls_key",
+    help: "A PEM file with the certificate chain that the public and the verification listener present; needs tls_key; both are read again on SIGHUP",
     ..SERVER
 };
 pub(super) static TLS_KEY: Setting =
@@ -149,7 +150,7 @@ pub(super) static DATABASE_URL: Setting = Setting {
 };
 pub(super) static DATABASE_URL_FILE: Setting = Setting {
     name: "database_url_file",
-    help: "A file that holds database_url, instead of it; read again when PostgreSQL cannot be connected to",
+    help: "A file that holds database_url, instead of it; read again on SIGHUP and when PostgreSQL cannot be connected to",
     ..SERVER
 };
 pub(super) static DATABASE_ALLOW_UNVERIFIED: Setting = Setting {
@@ -348,6 +349,13 @@ pub(super) static LOG_FORMAT: Setting = Setting {
     accepts: Accepts::OneOf(&["auto", "human", "json"]),
     default: Default::Text("auto"),
     help: "How logs look; auto means human on a terminal and json otherwise",
+    ..SERVER
+};
+pub(super) static ALLOW_CORE_DUMPS: Setting = Setting {
+    name: "allow_core_dumps",
+    accepts: Accepts::Flag,
+    default: Default::Text("false"),
+    help: "Allows core dumps and debuggers, which read every key and password in memory; for finding a defect",
     ..SERVER
 };
 pub(super) static ENDPOINT: Setting = Setting {

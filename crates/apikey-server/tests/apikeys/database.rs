@@ -102,7 +102,7 @@ fn a_start_that_waits_for_the_database_ends_when_it_is_told_to() {
     starting.until_it_says("the database does not accept connections yet: waiting");
     let (code, log) = starting.terminate();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("stopped before the database could be used"), "{log}");
+    assert!(log.contains("stopped before the service was ready"), "{log}");
 }
 
 #[test]

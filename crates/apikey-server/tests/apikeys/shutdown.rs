@@ -1,11 +1,17 @@
-//! SIGTERM: what is in flight is finished, usage is written down, and the exit code is 0.
+//! Signals. SIGTERM, SIGINT and SIGQUIT: what is in flight is finished, usage is written down, and the exit code is 0. SIGHUP: files
+//! are read again.
 
-use std::process::Stdio;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use apikey_testing::postgres::TestServer;
 use serde_json::Value;
 
-use crate::harness::{Database, Done, Server, eventually, on_both_databases};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::harness::{Database, Done, Folder, Server, apikeys, eventually, on_both_databases, signal};
 
 on_both_databases! {
     fn the_last_uses_are_written_down(database: &Database) {
@@ -13,7 +19,7 @@ on_both_databases! {
         let mut server = Server::start(database, &settings);
         let key = server.first_key();
         let mut before = Value::Null;
-        for signal in ["TERM", "INT"] {
+        for signal in ["TERM", "INT", "QUIT"] {
             assert_eq!(server.verify(&key, &[]).code, 0);
             server.signal(signal);
             let done = server.wait();
@@ -24,6 +30,77 @@ on_both_databases! {
             before = after;
         }
     }
+}
+
+/// The first process of a container is sent no signal that it does not handle, whatever the default action is. Here it cannot get
+/// further than its configuration file, a pipe that nobody writes to.
+#[test]
+fn signals_are_handled_from_the_first_instruction_on() {
+    let folder = Folder::new();
+    let config = folder.path().join("config").to_str().unwrap().to_owned();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    for (command, name, code) in
+        [("serve", "TERM", 143), ("serve", "QUIT", 131), ("migrate", "HUP", 129), ("list", "INT", 130)]
+    {
+        let mut process = apikeys(&[("APIKEYS_CONFIG", &config)], &[command]).spawn().unwrap();
+        eventually("the signals are handled", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            // SIGHUP 1, SIGINT 2, SIGQUIT 3 and SIGTERM 15.
+            let all = 1 | 1 << 1 | 1 << 2 | 1 << 14;
+            (caught & all == all).then_some(())
+        });
+        signal(process.id(), name);
+        let status = eventually("it ends", || process.try_wait().unwrap());
+        assert_eq!(status.code(), Some(code), "{command}: it ended by itself: {status}");
+    }
+}
+
+#[test]
+fn a_hangup_ends_nothing_and_reads_the_files_of_secrets_again() {
+    let (first, second) = ("0123456789abcdef-first", "0123456789abcdef-second");
+    let folder = Folder::new();
+    let file = folder.file("token", first);
+    let server = Server::start(&Database::sqlite(), &[("APIKEYS_VERIFY_TOKEN_FILE", &file)]);
+    let code = |token: &str| {
+        let tokens = folder.file("presented", token);
+        let done = server.verify("garbage", &["--verify-token-file", &tokens]);
+        if done.stderr.contains("UNAUTHENTICATED") { "refused" } else { "admitted" }
+    };
+    let said = |text: &str| eventually(text, || server.log().iter().any(|line| line.contains(text)).then_some(()));
+    assert_eq!((code(first), code(second)), ("admitted", "refused"));
+
+    folder.file("token", &format!("{second}\n"));
+    server.signal("HUP");
+    said("\"read again\"");
+    assert_eq!((code(first), code(second)), ("refused", "admitted"));
+
+    folder.file("token", "short");
+    server.signal("HUP");
+    said("cannot be read again: what was read before stays in force");
+    assert_eq!((code(first), code(second)), ("refused", "admitted"));
+    let done = server.stop();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(!done.stderr.contains(second) && !done.stderr.contains("short\""), "{done:?}");
+}
+
+/// A core dump would hold every key in memory.
+#[test]
+fn there_are_no_core_dumps_unless_they_are_asked_for() {
+    // What the system lets this process allow; children inherit it.
+    let mut own = getrlimit(Resource::Core);
+    own.current = own.maximum;
+    setrlimit(Resource::Core, own).unwrap();
+    let limit = |settings: &[(&str, &str)]| {
+        let server = Server::start(&Database::sqlite(), settings);
+        let limits = fs::read_to_string(format!("/proc/{}/limits", server.process_id())).unwrap();
+        let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        core.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(limit(&[]), "0");
+    let allowed = own.current.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+    assert_eq!(limit(&[("APIKEYS_ALLOW_CORE_DUMPS", "true")]), allowed);
 }
 
 /// A request that waits for PostgreSQL, which stands still, is in flight when the signal comes.

@@ -27,10 +27,15 @@ async fn with_tls() -> (Running, CertificateDer<'static>) {
 }
 
 async fn with_tls_and(connections: ConnectionLimits) -> (Running, CertificateDer<'static>) {
+    let (tls, certificate) = identity();
+    let running = start_with(Setup { tls: Some(tls), connections, ..Setup::default() }).await;
+    (running, certificate)
+}
+
+fn identity() -> (TlsIdentity, CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["service.test".to_owned()]).unwrap();
     let tls = TlsIdentity::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes()).unwrap();
-    let running = start_with(Setup { tls: Some(tls), connections, ..Setup::default() }).await;
-    (running, cert.der().clone())
+    (tls, cert.der().clone())
 }
 
 fn connector(certificate: CertificateDer<'static>, protocols: &[&[u8]]) -> TlsConnector {
@@ -80,6 +85,20 @@ async fn clear_text_and_garbage_end_the_connection_and_nothing_else() {
     let stream = TcpStream::connect(running.public.address).await.unwrap();
     let name = ServerName::try_from("service.test").unwrap();
     connector(certificate, &[b"h2"]).connect(name, stream).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_certificate_is_presented_from_the_next_connection_on() {
+    let ((tls, first), (other, second)) = (identity(), identity());
+    let running = start_with(Setup { tls: Some(tls.clone()), ..Setup::default() }).await;
+    let connect = async |certificate: &CertificateDer<'static>| {
+        let stream = TcpStream::connect(running.public.address).await.unwrap();
+        let name = ServerName::try_from("service.test").unwrap();
+        connector(certificate.clone(), &[b"h2"]).connect(name, stream).await
+    };
+    assert!(connect(&first).await.is_ok() && connect(&second).await.is_err());
+    tls.replace(&other);
+    assert!(connect(&first).await.is_err() && connect(&second).await.is_ok());
 }
 
 #[tokio::test]
