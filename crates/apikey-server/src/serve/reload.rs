@@ -38,9 +38,9 @@ impl Reload {
             said("verify_token_file", read.map(|read| token.replace(&read)));
         }
         if let Some(database) = &self.database {
-            // It tells of what is wrong with a URL itself.
+            // What becomes of it, the store says itself.
+            tracing::info!(settings = "database_url_file", "is read again");
             database.read_url_again().await;
-            said("database_url_file", Ok(()));
         }
     }
 }
