@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    process::{Ended, succeeds},
+    process::{Ended, output, succeeds},
     workspace,
 };
 
@@ -27,7 +26,7 @@ pub(crate) struct Service {
     pub(crate) verification: SocketAddr,
     /// Where metrics and probes are.
     pub(crate) admin: SocketAddr,
-    /// The key that the first start on an empty SQLite database printed.
+    /// The management key that was issued before the start, where one was asked for.
     pub(crate) bootstrap_key: Option<String>,
 }
 
@@ -39,8 +38,20 @@ pub(crate) struct Start<'a> {
     pub(crate) folder: &'a Path,
     /// Settings by variable, besides the listeners.
     pub(crate) settings: &'a [(&'a str, &'a str)],
-    /// Whether the first line of standard output is awaited: the bootstrap key of an empty SQLite database.
+    /// Whether a management key of the organization `default` is issued first.
     pub(crate) expects_key: bool,
+}
+
+/// Issues a management key for an organization of the service that is, or will be, started so. With SQLite it must not run.
+///
+/// # Errors
+/// `apikeys bootstrap` fails.
+pub(crate) fn bootstrap(binary: &Path, folder: &Path, settings: &[(&str, &str)], organization: &str) -> Result<String> {
+    let mut command = Command::new(binary);
+    // The database is in a container of this machine, under an address of its own.
+    command.args(["bootstrap", "--organization", organization, "--database-allow-unverified"]);
+    command.env("APIKEYS_DATA_DIR", folder.join("data"));
+    output(command.envs(settings.iter().copied()))
 }
 
 impl Service {
@@ -63,17 +74,13 @@ impl Service {
             .env("APIKEYS_ADMIN_LISTEN", admin.to_string())
             .envs(start.settings.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&log)?);
-        let mut process = command.spawn().with_context(|| format!("cannot start {}", start.binary.display()))?;
-        let stdout = process.stdout.take();
-        let mut service = Self { process: Ended(process), public, verification, admin, bootstrap_key: None };
+        let issue = || bootstrap(start.binary, start.folder, start.settings, "default");
+        let bootstrap_key = start.expects_key.then(issue).transpose()?;
+        let process = command.spawn().with_context(|| format!("cannot start {}", start.binary.display()))?;
+        let mut service = Self { process: Ended(process), public, verification, admin, bootstrap_key };
         service.wait_until_ready().with_context(|| format!("see {}", log.display()))?;
-        if start.expects_key {
-            let mut line = String::new();
-            BufReader::new(stdout.context("standard output is not captured")?).read_line(&mut line)?;
-            service.bootstrap_key = Some(line.trim().to_owned());
-        }
         Ok(service)
     }
 

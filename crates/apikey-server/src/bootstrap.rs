@@ -14,6 +14,7 @@ use apikey_application::{
 };
 use apikey_domain::{
     Actor, KeyName, KeyType, OrganizationId, Origin, Permission, PermissionCatalogue, PermissionSet, Principal,
+    Timestamp,
 };
 use tokio::{sync::oneshot, time::timeout};
 
@@ -28,11 +29,15 @@ const SHOW: Duration = Duration::from_secs(5);
 /// Whom the first key of a new store is for.
 const FIRST_ORGANIZATION: &str = "default";
 
+/// What the names of the permissions of the platform's own staff start with.
+const OF_THE_PLATFORM: &str = "PERMISSION_PLATFORM_";
+
 /// What a bootstrap key shall be.
 pub(crate) struct Bootstrap {
     pub(crate) organization_id: OrganizationId,
     pub(crate) name: KeyName,
     pub(crate) permissions: PermissionSet,
+    pub(crate) expires_at: Option<Timestamp>,
 }
 
 /// Issues the key.
@@ -54,7 +59,8 @@ pub(crate) async fn issue_at_first_start<S: KeyStore>(store: Arc<S>) -> anyhow::
     let bootstrap = Bootstrap {
         organization_id: OrganizationId::parse(FIRST_ORGANIZATION)?,
         name: KeyName::parse("bootstrap")?,
-        permissions: Policy::pidgr().catalogue.all(),
+        permissions: ordinary_permissions(),
+        expires_at: None,
     };
     match issue_once(store, bootstrap, Some(IdempotencyKey::parse(FIRST_START)?)).await {
         Ok(issued) => {
@@ -95,6 +101,12 @@ pub(crate) async fn print(issued: IssuedApiKey) -> io::Result<()> {
     printed.await.unwrap_or_else(|_| Err(io::Error::other("the thread that prints ended early")))
 }
 
+/// What a first key may do where nobody says otherwise: all but what is for the platform's own staff.
+pub(crate) fn ordinary_permissions() -> PermissionSet {
+    let all = Policy::pidgr().catalogue.all();
+    all.iter().filter(|permission| !permission.as_str().starts_with(OF_THE_PLATFORM)).cloned().collect()
+}
+
 /// The permission of that name, which may leave `PERMISSION_` out.
 pub(crate) fn permission(catalogue: PermissionCatalogue, name: &str) -> Option<&'static Permission> {
     catalogue.find(name).or_else(|| catalogue.find(&format!("PERMISSION_{name}")))
@@ -105,11 +117,11 @@ async fn issue_once<S: KeyStore>(
     bootstrap: Bootstrap,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<IssuedApiKey, IssueError> {
-    let Bootstrap { organization_id, name, permissions } = bootstrap;
+    let Bootstrap { organization_id, name, permissions, expires_at } = bootstrap;
     let policy = Policy::pidgr();
     let principal = Principal { organization_id, permissions: policy.catalogue.all(), actor: Actor::operator() };
     let caller = Caller { principal, origin: Origin::default() };
-    let request = IssueRequest { name, permissions, expires_at: None, key_type: KeyType::ApiKey, idempotency_key };
+    let request = IssueRequest { name, permissions, expires_at, key_type: KeyType::ApiKey, idempotency_key };
     let use_case = IssueApiKey::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), policy);
     use_case.issue(&caller, Ok(request)).await
 }

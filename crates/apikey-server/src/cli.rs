@@ -46,11 +46,13 @@ fn migrate() -> Command {
 }
 
 fn bootstrap() -> Command {
+    let expires_in = Arg::new("expires-in").long("expires-in").value_name("DURATION");
     let command = Command::new("bootstrap")
         .about("Issues a first management key for an organization, and prints it alone")
         .arg(Arg::new("organization").long("organization").value_name("NAME").required(true).help("Whose key"))
         .arg(name().default_value("bootstrap"))
-        .arg(permissions("By default every permission that there is"));
+        .arg(expires_in.help("After how long the key stops being valid, such as 90d; without it, never"))
+        .arg(permissions("By default all but PLATFORM_…, which is for the platform's own staff; can be repeated"));
     with_settings(Scope::Server, command)
 }
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
-use apikey_application::Policy;
+use apikey_application::{Policy, ports::Clock as _};
 use apikey_domain::{KeyName, OrganizationId, PermissionSet};
 use clap::ArgMatches;
 
@@ -17,7 +17,9 @@ use crate::{
     runtimes::Runtimes,
     serve,
     signals::{Signals, StopSignals},
-    stores, telemetry,
+    stores,
+    system::SystemClock,
+    telemetry,
 };
 
 /// What was set up before anything else.
@@ -198,7 +200,7 @@ fn read_bootstrap(matches: &ArgMatches) -> Result<Bootstrap, Failure> {
     let refused = |flag: &str, error: &dyn std::fmt::Display| Failure::Usage(format!("--{flag}: {error}"));
     let catalogue = Policy::pidgr().catalogue;
     let permissions: PermissionSet = match matches.get_many::<String>("permission") {
-        None => catalogue.all(),
+        None => bootstrap::ordinary_permissions(),
         Some(names) => names
             .map(|name| {
                 let found = bootstrap::permission(catalogue, name).cloned();
@@ -211,5 +213,14 @@ fn read_bootstrap(matches: &ArgMatches) -> Result<Bootstrap, Failure> {
             .map_err(|error| refused("organization", &error))?,
         name: KeyName::parse(text("name")).map_err(|error| refused("name", &error))?,
         permissions,
+        expires_at: match matches.get_one::<String>("expires-in") {
+            None => None,
+            Some(text) => {
+                let duration = config::duration(text).filter(|duration| !duration.is_zero());
+                let duration =
+                    duration.ok_or_else(|| refused("expires-in", &"must be a duration such as 90d or 12h"))?;
+                Some(SystemClock.now().saturating_add(duration))
+            }
+        },
     })
 }

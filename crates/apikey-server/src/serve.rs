@@ -11,7 +11,14 @@ mod turns;
 mod usage;
 mod vitals;
 
-use std::{convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fs,
+    io::{self, IsTerminal as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use apikey_application::{
@@ -357,9 +364,10 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     Ok(())
 }
 
-/// On a new store that only this machine reaches: issues the first key. Otherwise says how to get one, if there is none.
+/// On a new store that only this machine reaches: issues the first key, where somebody sees it and nothing else does. Otherwise says how
+/// to get one, if there is none: what goes to a pipe may be kept by a journal.
 async fn greet<S: KeyStore>(store: &Arc<Detached<S>>, is_new: bool, is_local: bool) -> anyhow::Result<()> {
-    if is_new && is_local {
+    if is_new && is_local && io::stdout().is_terminal() {
         return bootstrap::issue_at_first_start(Arc::clone(store)).await;
     }
     if is_new {

@@ -5,7 +5,6 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -16,10 +15,7 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 
-use crate::{
-    process::output,
-    service::{Service, Start},
-};
+use crate::service::{self, Service, Start};
 
 pub(super) const LIST: &str = "/pidgr.v1.ApiKeyService/ListApiKeys";
 pub(super) const CREATE: &str = "/pidgr.v1.ApiKeyService/CreateApiKey";
@@ -107,11 +103,8 @@ fn serve(binary: &Path, folder: &Path, settings: &[(String, String)]) -> Result<
 }
 
 fn bootstrap(binary: &Path, folder: &Path, settings: &[(String, String)], organization: &str) -> Result<String> {
-    let mut command = Command::new(binary);
-    // The database is in a container of this machine, under an address of its own.
-    command.args(["bootstrap", "--organization", organization, "--database-allow-unverified"]);
-    command.env("APIKEYS_DATA_DIR", folder.join("data"));
-    output(command.envs(settings.iter().map(|(name, value)| (name, value))))
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    service::bootstrap(binary, folder, &settings, organization)
 }
 
 /// Revokes a key at one of several replicas.

@@ -78,7 +78,7 @@ on_both_databases! {
     }
 
     fn a_key_authenticates_calls_until_it_is_revoked(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let first = server.first_key();
         let create = |name: &str, arguments: &[&str]| -> Value {
             let arguments: Vec<&str> = ["create", "--json", "--name", name].iter().chain(arguments).copied().collect();

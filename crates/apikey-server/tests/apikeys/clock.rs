@@ -41,7 +41,7 @@ fn by_no_clock_does_an_answer_panic() {
         ("FAKETIME_NO_CACHE", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let server = Server::start(&Database::sqlite(), &moved);
+    let server = Server::start_with_key(&Database::sqlite(), &moved);
     let key = server.first_key();
     let connect = || TcpStream::connect(&server.verify_listen).unwrap();
     for impossible in IMPOSSIBLE {

@@ -210,7 +210,7 @@ fn secrets_can_stand_in_files() {
     let token = folder.file("token", "0123456789abcdef-token\n");
     let short = folder.file("short", "0123\n");
     let database = Database::sqlite();
-    let server = Server::start(&database, &[("APIKEYS_VERIFY_TOKEN_FILE", &token)]);
+    let server = Server::start_with_key(&database, &[("APIKEYS_VERIFY_TOKEN_FILE", &token)]);
     let key = server.first_key();
     let without = server.verify(&key, &[]);
     assert!(without.code == 1 && without.stderr.contains("UNAUTHENTICATED"), "{without:?}");

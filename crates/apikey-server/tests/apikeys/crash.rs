@@ -4,7 +4,7 @@ use crate::harness::{Database, Server, eventually, on_both_databases};
 
 on_both_databases! {
     fn nothing_that_was_answered_is_lost_when_the_process_is_killed(database: &Database) {
-        let server = Server::start(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
+        let server = Server::start_with_key(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
         let manager = server.first_key();
         let keep = server.client(&manager, &["create", "--name", "keep", "--json"]).json();
         let lose = server.client(&manager, &["create", "--name", "lose", "--json"]).json();

@@ -155,7 +155,7 @@ fn a_role_that_migrate_was_told_of_serves_with_no_more_than_it_needs() {
     assert_eq!(migrate(&["--grant", &role]).code, 0);
     let url = database.url().replace("//apikeys:", &format!("//{role}:"));
     let settings = [("APIKEYS_DATABASE_URL", &*url), ("APIKEYS_DATABASE_SCHEMA", "keys")];
-    let server = Server::start(&Database::Elsewhere, &settings);
+    let server = Server::start_with_key(&Database::Elsewhere, &settings);
     let key = server.first_key();
     assert_eq!(server.verify(&key, &[]).code, 0);
 }
@@ -205,7 +205,7 @@ fn a_password_that_was_changed_in_its_file_is_read_again() {
     let folder = Folder::new();
     let url = database.url().replace("//apikeys:", &format!("//{role}:"));
     let file = folder.file("url", &format!("{url}\n"));
-    let server = Server::start(&Database::Elsewhere, &[("APIKEYS_DATABASE_URL_FILE", &file)]);
+    let server = Server::start_with_key(&Database::Elsewhere, &[("APIKEYS_DATABASE_URL_FILE", &file)]);
     let key = server.first_key();
     admin.psql("postgres", &format!("ALTER ROLE {role} PASSWORD 'another'"));
     folder.file("url", &format!("{}\n", url.replace(PASSWORD, "another")));

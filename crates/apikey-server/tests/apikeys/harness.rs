@@ -15,6 +15,7 @@ use std::{
 };
 
 use apikey_testing::postgres::TestDatabase;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 /// How often something is looked at before a test gives up, and how long it pauses in between: a minute.
@@ -144,6 +145,7 @@ pub(crate) struct Server {
     pub(crate) listen: String,
     pub(crate) verify_listen: String,
     pub(crate) admin_listen: String,
+    first_key: Option<String>,
 }
 
 /// Lines that a process has written, and goes on writing.
@@ -169,8 +171,9 @@ impl Captured {
         let paused = Arc::new(AtomicBool::new(false));
         let is_paused = Arc::clone(&paused);
         let reader = thread::spawn(move || {
-            for line in BufReader::new(stream).lines() {
-                sink.lock().unwrap().push(line.unwrap());
+            // A terminal that nobody has open any more ends with an error.
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
                 while is_paused.load(Ordering::Relaxed) {
                     thread::sleep(PAUSE);
                 }
@@ -198,20 +201,53 @@ impl Server {
         Self::try_start(database, settings).unwrap_or_else(|done| panic!("it does not serve: {done:?}"))
     }
 
-    /// The same, or what it left behind when it ended instead.
+    /// Issues a management key of the organization `default`, and starts the service on that database.
+    pub(crate) fn start_with_key(database: &Database, settings: &[(&str, &str)]) -> Self {
+        let mut command = apikeys(settings, &["bootstrap", "--organization", "default"]);
+        command.envs(database.settings());
+        let done = run(command, "");
+        assert_eq!(done.code, 0, "{done:?}");
+        let mut server = Self::start(database, settings);
+        server.first_key = Some(done.stdout.trim_end().to_owned());
+        server
+    }
+
+    /// The same as [`Server::start`], or what it left behind when it ended instead.
     pub(crate) fn try_start(database: &Database, settings: &[(&str, &str)]) -> Result<Self, Done> {
+        let mut child = Self::command(database, settings).stdout(Stdio::piped()).spawn().expect("it starts");
+        let stdout = Captured::of(child.stdout.take().unwrap());
+        Self::over(child, stdout)
+    }
+
+    /// The same as [`Server::start`], with a terminal as standard output.
+    pub(crate) fn start_on_terminal(database: &Database) -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let path = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = fs::File::options().read(true).write(true).open(path).unwrap();
+        let child = Self::command(database, &[]).stdout(terminal).spawn().expect("it starts");
+        let server = Self::over(child, Captured::of(fs::File::from(controller)));
+        server.unwrap_or_else(|done| panic!("it does not serve: {done:?}"))
+    }
+
+    fn command(database: &Database, settings: &[(&str, &str)]) -> Command {
         let mut command = apikeys(settings, &["serve"]);
         for variable in ["APIKEYS_LISTEN", "APIKEYS_VERIFY_LISTEN", "APIKEYS_ADMIN_LISTEN"] {
             if !settings.iter().any(|(name, _)| *name == variable) {
                 command.env(variable, "127.0.0.1:0");
             }
         }
-        command.envs(database.settings());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let stdout = Captured::of(child.stdout.take().unwrap());
+        command.envs(database.settings()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Waits until that process serves.
+    fn over(mut child: Child, stdout: Captured) -> Result<Self, Done> {
         let stderr = Captured::of(child.stderr.take().unwrap());
         let empty = String::new;
-        let mut server = Self { child, stdout, stderr, listen: empty(), verify_listen: empty(), admin_listen: empty() };
+        let (listen, verify_listen, admin_listen) = (empty(), empty(), empty());
+        let mut server = Self { child, stdout, stderr, listen, verify_listen, admin_listen, first_key: None };
         let serving = eventually("the service serves", || {
             let lines = server.stderr.lines();
             let serving = lines.iter().find_map(|line| {
@@ -235,9 +271,9 @@ impl Server {
         }
     }
 
-    /// What it has printed on standard output, as soon as there is a whole line.
+    /// The key that was issued before it started.
     pub(crate) fn first_key(&self) -> String {
-        eventually("the first key is printed", || self.stdout.lines().first().cloned())
+        self.first_key.clone().expect("it was started with a key")
     }
 
     pub(crate) fn stdout(&self) -> Vec<String> {

@@ -4,7 +4,7 @@ use crate::harness::{Database, Server, on_both_databases};
 
 on_both_databases! {
     fn a_leaked_key_is_revoked_by_itself_or_by_its_prefix(database: &Database) {
-        let server = Server::start(database, &[("APIKEYS_LOG_LEVEL", "trace")]);
+        let server = Server::start_with_key(database, &[("APIKEYS_LOG_LEVEL", "trace")]);
         let manager = server.first_key();
         let create = || {
             let created = server.client(&manager, &["create", "--name", "leaked", "--json"]).json();

@@ -4,7 +4,7 @@ use crate::harness::{Database, Server, ask, eventually, get, on_both_databases};
 
 on_both_databases! {
     fn the_admin_listener_tells_life_readiness_and_figures(database: &Database) {
-        let server = Server::start(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
+        let server = Server::start_with_key(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
         let key = server.first_key();
         assert_eq!(server.get("/livez"), (200, "alive\n".to_owned()));
         assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
@@ -18,7 +18,7 @@ on_both_databases! {
     }
 
     fn verification_is_never_on_the_public_listener_nor_management_on_the_other(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let key = server.first_key();
         let verify = ["verify", "--verify-endpoint", &format!("http://{}", server.listen)];
         let done = server.client_with_input("unused", &verify, &format!("{key}\n"));
@@ -45,7 +45,7 @@ fn without_a_database_it_is_alive_and_not_ready_and_an_outage_is_no_verdict() {
     let postgres = apikey_testing::postgres::TestServer::start(&["-c", "fsync=off"]);
     let database = Database::Postgres(postgres.database());
     let settings = [("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "500ms"), ("APIKEYS_DATABASE_CONNECT_TIMEOUT", "500ms")];
-    let server = Server::start(&database, &settings);
+    let server = Server::start_with_key(&database, &settings);
     let key = server.first_key();
     assert_eq!(server.get("/readyz").0, 200);
     {

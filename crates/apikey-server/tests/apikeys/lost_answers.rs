@@ -9,7 +9,7 @@ use crate::{
 
 on_both_databases! {
     fn a_key_whose_answer_was_lost_is_revoked_and_replaced(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let manager = server.first_key();
         let proxy = Proxy::before(&server.listen);
         let arguments = ["create", "--name", "CI Integration", "--json"];
@@ -34,7 +34,7 @@ on_both_databases! {
 #[test]
 fn where_nobody_listens_nothing_is_repeated_and_one_line_says_so() {
     let database = Database::sqlite();
-    let server = Server::start(&database, &[]);
+    let server = Server::start_with_key(&database, &[]);
     let key = server.first_key();
     let address = format!("http://{}", server.listen);
     let command = server.client_command(&address, &key, &["create", "--name", "x"]);

@@ -11,7 +11,7 @@ use crate::harness::{Database, Server, eventually};
 #[test]
 fn two_processes_see_each_others_keys() {
     let database = Database::postgres();
-    let one = Server::start(&database, &[]);
+    let one = Server::start_with_key(&database, &[]);
     let manager = one.first_key();
     let two = Server::start(&database, &[]);
     let created = one.client(&manager, &["create", "--name", "shared", "--json"]).json();
@@ -35,10 +35,11 @@ fn two_processes_see_each_others_keys() {
 fn processes_that_start_together_migrate_once_and_issue_one_first_key() {
     let database = Database::postgres();
     let servers: Vec<Server> = thread::scope(|scope| {
-        let starting: Vec<_> = (0..3).map(|_| scope.spawn(|| Server::start(&database, &[]))).collect();
+        let starting: Vec<_> = (0..3).map(|_| scope.spawn(|| Server::start_on_terminal(&database))).collect();
         starting.into_iter().map(|server| server.join().unwrap()).collect()
     });
-    let keys: Vec<String> = servers.iter().flat_map(Server::stdout).collect();
+    let shown = || servers.iter().flat_map(Server::stdout).collect::<Vec<String>>();
+    let keys = eventually("a key is printed", || Some(shown()).filter(|keys| !keys.is_empty()));
     assert_eq!(keys.len(), 1, "one process shows the one first key");
     for server in &servers {
         let listed: Value = server.client(&keys[0], &["list", "--json"]).json();
@@ -74,7 +75,7 @@ fn is_revoked(server: &Server, raw_key: &str) {
 fn a_silent_replica_is_waited_out_once_and_refuses_the_key_when_it_wakes() {
     let database = Database::postgres();
     let lease = [("APIKEYS_LEASE", "1s")];
-    let one = Server::start(&database, &lease);
+    let one = Server::start_with_key(&database, &lease);
     let manager = one.first_key();
     let two = Server::start(&database, &lease);
     let keys: Vec<_> = (0..3).map(|_| a_key_in_memory(&one, &manager, &[&one, &two])).collect();
@@ -106,7 +107,7 @@ fn a_silent_replica_is_waited_out_once_and_refuses_the_key_when_it_wakes() {
 fn nobody_waits_for_a_replica_that_has_left() {
     let database = Database::postgres();
     let lease = [("APIKEYS_LEASE", "60s")];
-    let one = Server::start(&database, &lease);
+    let one = Server::start_with_key(&database, &lease);
     let manager = one.first_key();
     let two = Server::start(&database, &lease);
     let (id, _) = a_key_in_memory(&one, &manager, &[&one, &two]);
@@ -119,7 +120,7 @@ fn nobody_waits_for_a_replica_that_has_left() {
 fn a_stop_does_not_wait_for_a_confirmation_and_a_repeated_revocation_confirms_the_first() {
     let database = Database::postgres();
     let lease = [("APIKEYS_LEASE", "60s")];
-    let one = Server::start(&database, &lease);
+    let one = Server::start_with_key(&database, &lease);
     let manager = one.first_key();
     let two = Server::start(&database, &lease);
     let (id, raw_key) = a_key_in_memory(&one, &manager, &[&one, &two]);
@@ -144,7 +145,8 @@ fn a_stop_does_not_wait_for_a_confirmation_and_a_repeated_revocation_confirms_th
 fn keys_in_memory_are_answered_while_the_database_stands_still_and_nothing_else_is() {
     let postgres = TestServer::start(&["-c", "fsync=off"]);
     let database = Database::Postgres(postgres.database());
-    let server = Server::start(&database, &[("APIKEYS_LEASE", "60s"), ("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "500ms")]);
+    let server =
+        Server::start_with_key(&database, &[("APIKEYS_LEASE", "60s"), ("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "500ms")]);
     let manager = server.first_key();
     let (_, live) = a_key_in_memory(&server, &manager, &[&server]);
     let (id, revoked) = a_key_in_memory(&server, &manager, &[&server]);

@@ -16,7 +16,7 @@ use crate::harness::{Database, Done, Folder, Server, apikeys, eventually, on_bot
 on_both_databases! {
     fn the_last_uses_are_written_down(database: &Database) {
         let settings = [("APIKEYS_USAGE_FLUSH_INTERVAL", "60s")];
-        let mut server = Server::start(database, &settings);
+        let mut server = Server::start_with_key(database, &settings);
         let key = server.first_key();
         let mut before = Value::Null;
         for signal in ["TERM", "INT", "QUIT"] {
@@ -108,7 +108,7 @@ fn there_are_no_core_dumps_unless_they_are_asked_for() {
 fn a_request_in_flight_is_finished() {
     let postgres = TestServer::start(&["-c", "fsync=off"]);
     let database = Database::Postgres(postgres.database());
-    let server = Server::start(&database, &[("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "30s")]);
+    let server = Server::start_with_key(&database, &[("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "30s")]);
     let manager = server.first_key();
     let endpoint = format!("http://{}", server.listen);
     let mut command = server.client_command(&endpoint, &manager, &["create", "--name", "in flight", "--json"]);
@@ -142,7 +142,7 @@ fn a_database_that_stands_still_does_not_hold_up_the_stop() {
         ("APIKEYS_DATABASE_STATEMENT_TIMEOUT", "60s"),
         ("APIKEYS_USAGE_FLUSH_INTERVAL", "1s"),
     ];
-    let server = Server::start(&Database::Postgres(postgres.database()), &settings);
+    let server = Server::start_with_key(&Database::Postgres(postgres.database()), &settings);
     let key = server.first_key();
     assert_eq!(server.verify(&key, &[]).code, 0);
     eventually("a flush has just been", || {

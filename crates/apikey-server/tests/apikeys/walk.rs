@@ -13,7 +13,7 @@ fn listed(server: &Server, key: &str, id: &str) -> Value {
 
 on_both_databases! {
     fn a_key_is_created_listed_verified_and_revoked(database: &Database) {
-        let server = Server::start(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
+        let server = Server::start_with_key(database, &[("APIKEYS_USAGE_FLUSH_INTERVAL", "1s")]);
         let manager = server.first_key();
 
         let created = server.client(&manager, &["create", "--name", "CI Integration", "--permission", "CAMPAIGNS_READ", "--json"]);
@@ -49,7 +49,7 @@ on_both_databases! {
     }
 
     fn tables_are_for_people(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let manager = server.first_key();
         let created = server.client(&manager, &["create", "--name", "Deploy", "--expires-in", "30d"]);
         assert_eq!(created.code, 0, "{created:?}");
@@ -73,7 +73,7 @@ on_both_databases! {
     }
 
     fn pages_follow_each_other(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let manager = server.first_key();
         for number in 0..4 {
             assert_eq!(server.client(&manager, &["create", "--name", &format!("key {number}")]).code, 0);
