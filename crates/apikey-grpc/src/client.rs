@@ -2,45 +2,39 @@
 //!
 //! Knows the wire and no rule: what a service refuses is told as it was refused.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use apikey_domain::{KeyType, RejectionReason, Timestamp};
 use apikey_proto::pidgr::v1::{
     self as pb, api_key_service_client::ApiKeyServiceClient,
     api_key_verification_service_client::ApiKeyVerificationServiceClient,
 };
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, ClientTlsConfig, Endpoint},
-};
+use tonic::{Response, metadata::MetadataValue};
 use zeroize::Zeroizing;
 
-pub use error::{ClientError, Code, Refusal};
+pub use address::{ServiceAddress, ServiceAddressError};
+pub use error::{ClientError, Code, NotGrpc, Refusal};
 
 use crate::convert::answer;
+use connection::{Caller, Connection, bearer};
 
+mod address;
+mod connection;
 mod error;
-
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait for an answer; longer than the service's own limits, so that its answer is the one that is seen.
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a silent connection is asked for a sign of life.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Creates, lists and revokes keys.
 #[derive(Clone)]
-pub struct ManagementClient(ApiKeyServiceClient<InterceptedService<Channel, Present>>);
+pub struct ManagementClient {
+    service: ApiKeyServiceClient<Caller>,
+    connection: Connection,
+}
 
 /// Verifies keys.
 #[derive(Clone)]
-pub struct VerificationClient(ApiKeyVerificationServiceClient<InterceptedService<Channel, Present>>);
-
-/// Presents a credential with each request.
-#[derive(Clone)]
-struct Present(Option<MetadataValue<Ascii>>);
+pub struct VerificationClient {
+    service: ApiKeyVerificationServiceClient<Caller>,
+    connection: Connection,
+}
 
 /// What to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,13 +141,14 @@ pub enum VerifyAnswer {
 }
 
 impl ManagementClient {
-    /// Connects to a service at an `http://` or `https://` address, as whoever that API key or token stands for.
+    /// Connects to a service, as whoever that API key or token stands for. Every call takes at most `timeout`; what the look-up of
+    /// the name, TCP and TLS take is part of the first call's.
     ///
     /// # Errors
-    /// [`ClientError`] where the address or the credential cannot be sent, or nobody answers.
-    pub async fn connect(endpoint: &str, credential: &str) -> Result<Self, ClientError> {
-        let present = Present::bearer(credential)?;
-        Ok(Self(ApiKeyServiceClient::with_interceptor(channel(endpoint).await?, present)))
+    /// [`ClientError`] where the credential cannot be sent, or nobody answers.
+    pub async fn connect(address: &ServiceAddress, credential: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let (caller, connection) = Connection::open(address, Some(bearer(credential)?), timeout).await?;
+        Ok(Self { service: ApiKeyServiceClient::new(caller), connection })
     }
 
     /// Creates a key, at most once under that idempotency key.
@@ -162,7 +157,7 @@ impl ManagementClient {
     /// [`ClientError`]; see [`ClientError::may_have_happened`].
     pub async fn create(&mut self, new: NewApiKey, idempotency_key: &str) -> Result<CreatedApiKey, ClientError> {
         let NewApiKey { name, permissions, expires_at, key_type } = new;
-        let mut request = request(pb::CreateApiKeyRequest {
+        let mut request = self.connection.request(pb::CreateApiKeyRequest {
             name,
             permissions: permission_numbers(&permissions)?,
             expires_at: expires_at.map(answer::wire_instant),
@@ -170,7 +165,8 @@ impl ManagementClient {
         });
         let header = MetadataValue::try_from(idempotency_key).map_err(|_| ClientError::InvalidIdempotencyKey)?;
         request.metadata_mut().insert("idempotency-key", header);
-        let pb::CreateApiKeyResponse { api_key, raw_key } = self.0.create_api_key(request).await?.into_inner();
+        let pb::CreateApiKeyResponse { api_key, raw_key } =
+            self.connection.answer(self.service.create_api_key(request)).await?.into_inner();
         let raw_key = Zeroizing::new(raw_key);
         let key = record(api_key.ok_or(ClientError::IllegalAnswer("there is no api_key"))?)?;
         Ok(CreatedApiKey { key, raw_key })
@@ -181,11 +177,7 @@ impl ManagementClient {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&mut self, query: ListQuery) -> Result<ListPage, ClientError> {
-        let ListQuery { key_type, page_size, page_token } = query;
-        let pagination = Some(pb::Pagination { page_size, page_token });
-        let key_type = answer::wire_key_type(key_type);
-        let answer = self.0.list_api_keys(request(pb::ListApiKeysRequest { key_type, pagination })).await?;
-        let pb::ListApiKeysResponse { api_keys, pagination } = answer.into_inner();
+        let pb::ListApiKeysResponse { api_keys, pagination } = self.ask_for_page(query).await?.into_inner();
         let pb::PaginationMeta { next_page_token, total_count } = pagination.unwrap_or_default();
         Ok(ListPage {
             keys: api_keys.into_iter().map(record).collect::<Result<_, _>>()?,
@@ -194,25 +186,50 @@ impl ManagementClient {
         })
     }
 
+    /// The service's time to the second, out of the `date` of an answer to whoever may list keys.
+    ///
+    /// # Errors
+    /// [`ClientError`], also where the answer has no date.
+    pub async fn service_time(&mut self) -> Result<Timestamp, ClientError> {
+        let answer = self.ask_for_page(ListQuery { page_size: 1, ..ListQuery::default() }).await?;
+        let date = answer.metadata().get("date").and_then(|date| date.to_str().ok());
+        date.and_then(|date| httpdate::parse_http_date(date).ok()?.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| Timestamp::from_unix_micros(i64::try_from(since.as_micros()).ok()?).ok())
+            .ok_or(ClientError::IllegalAnswer("there is no date"))
+    }
+
+    async fn ask_for_page(&mut self, query: ListQuery) -> Result<Response<pb::ListApiKeysResponse>, ClientError> {
+        let ListQuery { key_type, page_size, page_token } = query;
+        let pagination = Some(pb::Pagination { page_size, page_token });
+        let key_type = answer::wire_key_type(key_type);
+        let request = self.connection.request(pb::ListApiKeysRequest { key_type, pagination });
+        self.connection.answer(self.service.list_api_keys(request)).await
+    }
+
     /// Revokes a key. When this has returned, the key is accepted no more.
     ///
     /// # Errors
     /// [`ClientError`]; trying again is harmless.
     pub async fn revoke(&mut self, id: &str) -> Result<(), ClientError> {
-        let answer = self.0.revoke_api_key(request(pb::RevokeApiKeyRequest { id: id.to_owned() })).await?;
+        let request = self.connection.request(pb::RevokeApiKeyRequest { id: id.to_owned() });
+        let answer = self.connection.answer(self.service.revoke_api_key(request)).await?;
         let pb::RevokeApiKeyResponse {} = answer.into_inner();
         Ok(())
     }
 }
 
 impl VerificationClient {
-    /// Connects to a verification listener at an `http://` or `https://` address, with its own token where it has one.
+    /// Connects to a verification listener, with its own token where it has one. For `timeout` see [`ManagementClient::connect`].
     ///
     /// # Errors
-    /// [`ClientError`] where the address or the token cannot be sent, or nobody answers.
-    pub async fn connect(endpoint: &str, token: Option<&str>) -> Result<Self, ClientError> {
-        let present = token.map_or(Ok(Present(None)), Present::bearer)?;
-        Ok(Self(ApiKeyVerificationServiceClient::with_interceptor(channel(endpoint).await?, present)))
+    /// [`ClientError`] where the token cannot be sent, or nobody answers.
+    pub async fn connect(
+        address: &ServiceAddress,
+        token: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let (caller, connection) = Connection::open(address, token.map(bearer).transpose()?, timeout).await?;
+        Ok(Self { service: ApiKeyVerificationServiceClient::new(caller), connection })
     }
 
     /// Asks for a verdict on a key.
@@ -228,7 +245,9 @@ impl VerificationClient {
             key_types: key_types.iter().map(|key_type| answer::wire_key_type(Some(*key_type))).collect(),
             strict,
         };
-        let pb::VerifyApiKeyResponse { verdict } = self.0.verify_api_key(request(message)).await?.into_inner();
+        let request = self.connection.request(message);
+        let answer = self.connection.answer(self.service.verify_api_key(request)).await?;
+        let pb::VerifyApiKeyResponse { verdict } = answer.into_inner();
         match verdict.ok_or(ClientError::IllegalAnswer("there is no verdict"))? {
             Verdict::Valid(valid) => {
                 let pb::VerifiedApiKey { api_key_id, organization_id, permissions, key_type, expires_at } = valid;
@@ -246,49 +265,6 @@ impl VerificationClient {
             }),
         }
     }
-}
-
-impl Present {
-    fn bearer(credential: &str) -> Result<Self, ClientError> {
-        let visible = !credential.is_empty() && credential.bytes().all(|byte| byte.is_ascii_graphic());
-        let text = Zeroizing::new(format!("Bearer {credential}"));
-        let value = MetadataValue::try_from(text.as_str()).ok().filter(|_| visible);
-        // The error must not hold the credential, so that it holds nothing.
-        let mut value = value.ok_or(ClientError::InvalidCredential)?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
-    }
-}
-
-impl Interceptor for Present {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(credential) = &self.0 {
-            request.metadata_mut().insert("authorization", credential.clone());
-        }
-        Ok(request)
-    }
-}
-
-async fn channel(address: &str) -> Result<Channel, ClientError> {
-    let invalid = || ClientError::InvalidEndpoint(address.to_owned());
-    let encrypted = address.starts_with("https://");
-    if !encrypted && !address.starts_with("http://") {
-        return Err(invalid());
-    }
-    let mut endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|_| invalid())?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE);
-    if encrypted {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(|_| invalid())?;
-    }
-    endpoint.connect().await.map_err(|error| ClientError::Unreachable(Box::new(error)))
-}
-
-fn request<M>(message: M) -> Request<M> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
 }
 
 fn permission_numbers(names: &[String]) -> Result<Vec<i32>, ClientError> {

@@ -1,15 +1,22 @@
 //! The command line. The flags of settings are made from their table; only what is no setting is said here.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::{SETTINGS, Scope, Setting};
+use crate::{
+    config::{SETTINGS, Scope, Secrecy, Setting},
+    failure::{EXIT_CODES, Failure},
+};
 
 /// The command line of `apikeys`.
 pub(crate) fn command() -> Command {
     Command::new("apikeys")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Issues, lists, revokes and verifies API keys.")
-        .after_help("Every flag of a setting has a variable and, as a rule, a key in the file: see `apikeys config --reference`.")
+        .after_help(format!(
+            "Every flag of a setting has a variable and, as a rule, a key in the file: see `apikeys config --reference`.\n\n{EXIT_CODES}"
+        ))
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve())
@@ -23,14 +30,35 @@ pub(crate) fn command() -> Command {
 }
 
 /// The flags of settings that were given.
-pub(crate) fn flags(matches: &ArgMatches) -> Vec<(&'static Setting, String)> {
-    SETTINGS
+///
+/// # Errors
+/// [`Failure::Usage`] for a secret, which every user of the machine can read on a command line.
+pub(crate) fn flags(matches: &ArgMatches) -> Result<Vec<(&'static Setting, String)>, Failure> {
+    for setting in secrets() {
+        if matches.try_contains_id(setting.name).is_ok_and(|given| given) {
+            let (flag, variable) = (setting.flag(), setting.variable());
+            let file = SETTINGS.iter().find(|file| file.name.strip_suffix("_file") == Some(setting.name));
+            let instead = match file {
+                Some(file) => format!("or a file by --{}", file.flag()),
+                None => "or leave it out to be asked".to_owned(),
+            };
+            return Err(Failure::Usage(format!(
+                "--{flag} is a secret, and command lines are visible to every user of a machine: set {variable}, {instead}"
+            )));
+        }
+    }
+    let given = SETTINGS
         .iter()
         .filter_map(|setting| {
             let value = matches.try_get_one::<String>(setting.name).ok().flatten()?;
             Some((*setting, value.clone()))
         })
-        .collect()
+        .collect();
+    Ok(given)
+}
+
+fn secrets() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().copied().filter(|setting| setting.secrecy != Secrecy::Public)
 }
 
 fn serve() -> Command {
@@ -77,7 +105,10 @@ fn create() -> Command {
                 .conflicts_with("expires-in")
                 .help("When the key stops being valid, such as 2027-01-31T00:00:00Z"),
         )
-        .arg(expires_in.help("After how long the key stops being valid, such as 30d, 12h or 45m"))
+        .arg(
+            expires_in
+                .help("After how long, by the service's clock, the key stops being valid, such as 30d, 12h or 45m"),
+        )
         .arg(key_type("What the key is for").default_value("api-key"))
         .arg(json());
     with_settings(Scope::Client, command)
@@ -114,7 +145,7 @@ fn verify() -> Command {
     let key_types = key_type("Accept keys of this type; can be repeated").action(ArgAction::Append);
     let strict = Arg::new("strict").long("strict").action(ArgAction::SetTrue);
     let command = Command::new("verify")
-        .about("Says whether a key is valid; exits with 1 if it is not. The key is taken from APIKEYS_VERIFY_KEY or asked for")
+        .about("Says whether a key is valid: exits with 0 if it is, 1 if it is rejected, 3 if it cannot be told. The key is taken from APIKEYS_VERIFY_KEY or asked for")
         .arg(permissions("Require this permission; can be repeated"))
         .arg(key_types)
         .arg(strict.help("Prove freshness against the database"))
@@ -144,7 +175,13 @@ fn json() -> Arg {
 
 fn with_settings(scope: Scope, command: Command) -> Command {
     let settings = SETTINGS.iter().filter(|setting| setting.scope.serves(scope) && setting.has_flag());
-    command.args(settings.map(|setting| flag(setting))).next_help_heading(None)
+    // Known so that they can be refused, whatever follows, without being repeated.
+    let refused = secrets().map(|setting| {
+        let flag = Arg::new(setting.name).long(setting.flag()).hide(true);
+        flag.num_args(0..).allow_hyphen_values(true).value_parser(value_parser!(OsString))
+    });
+    let command = command.args(settings.map(|setting| flag(setting))).args(refused).next_help_heading(None);
+    if scope == Scope::Client { command.after_help(EXIT_CODES) } else { command }
 }
 
 fn flag(setting: &'static Setting) -> Arg {

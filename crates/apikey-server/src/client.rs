@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use apikey_domain::KeyType;
 use apikey_grpc::client::ManagementClient;
 use clap::ArgMatches;
+use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -29,9 +30,12 @@ use explain::explain;
 /// # Errors
 /// [`Failure`], to be reported.
 pub(crate) fn run(command: &str, matches: &ArgMatches, effective: &Effective) -> Result<ExitCode, Failure> {
-    let settings = ClientSettings::of(effective)?;
+    let settings = match command {
+        "verify" => ClientSettings::of_verification(effective)?,
+        _ => ClientSettings::of_management(effective)?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(async {
+    finish(runtime, async {
         match command {
             "create" => create::run(matches, &settings).await,
             "list" => list::run(matches, &settings).await,
@@ -42,16 +46,24 @@ pub(crate) fn run(command: &str, matches: &ArgMatches, effective: &Effective) ->
     })
 }
 
+/// Runs that, and waits for nothing that it leaves behind: the look-up of a name goes on after its time is over.
+fn finish<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
+
 /// The caller's own credential: the variable's, or what the caller types.
 fn credential(settings: &ClientSettings) -> Result<Zeroizing<String>, Failure> {
     match &settings.key {
         Some(key) => Ok(key.clone()),
-        None => Ok(prompt::secret("Your own API key")?),
+        None => prompt::secret("Your own API key"),
     }
 }
 
 async fn connect(settings: &ClientSettings, credential: &str) -> Result<ManagementClient, Failure> {
-    ManagementClient::connect(&settings.endpoint, credential).await.map_err(|error| explain(&error, &settings.endpoint))
+    let connecting = ManagementClient::connect(&settings.endpoint, credential, settings.timeout);
+    connecting.await.map_err(|error| explain(&error, &settings.endpoint))
 }
 
 /// The types of key that flags name.
@@ -63,4 +75,26 @@ fn key_types(matches: &ArgMatches) -> Vec<KeyType> {
 /// The texts that flags of that name give.
 fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
     matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_look_up_that_hangs_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (release, hangs) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        finish(runtime, async move {
+            tokio::task::spawn_blocking(move || {
+                begin.send(()).unwrap();
+                hangs.recv()
+            });
+            begun.recv().unwrap();
+        });
+        drop(release);
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     Decorate,
     bootstrap::{self, Bootstrap},
     cli, client,
-    config::{self, Backend, Effective, LogSettings, Scope, ServerSettings},
+    config::{self, Backend, ClientSettings, Effective, LogSettings, Scope, ServerSettings},
     core_dumps::CoreDumps,
     failure::Failure,
     runtimes::Runtimes,
@@ -54,7 +54,7 @@ pub(crate) fn run(matches: &ArgMatches, decorate: &impl Decorate, process: Proce
 
 /// The settings in force for commands of that scope.
 fn settings(scope: Scope, matches: &ArgMatches) -> Result<Effective, Failure> {
-    Ok(config::resolve(scope, cli::flags(matches), environment())?)
+    Ok(config::resolve(scope, cli::flags(matches)?, environment())?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -125,6 +125,8 @@ fn print_config(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let effective = settings(Scope::Both, matches)?;
     // Also what only shows when settings are seen together is refused here.
     ServerSettings::of(&effective)?;
+    ClientSettings::of_management(&effective)?;
+    ClientSettings::of_verification(&effective)?;
     config::print(&effective, matches.get_flag("json"), &mut out)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -173,10 +175,14 @@ fn run_bootstrap(matches: &ArgMatches, process: Process) -> Result<ExitCode, Fai
                 bootstrap::issue(store.into(), bootstrap).await
             }
         };
-        bootstrap::print(issued?).await.context("the key could not be shown, and is lost: revoke it")
+        let issued = issued?;
+        let id = issued.key.id();
+        let shown = bootstrap::print(issued).await;
+        let lost = || format!("the key {id} was created and could not be shown: revoke it");
+        Ok(shown.with_context(lost).map_err(Failure::KeyLost))
     });
     runtimes.stop();
-    shown?;
+    shown??;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -20,5 +20,5 @@ pub(crate) use resolve::{Effective, SettingError, resolve};
 pub(crate) use server::{
     Backend, LogFormat, LogSettings, PostgresSettings, ServerSettings, TlsFiles, allows_core_dumps, read_verify_token,
 };
-pub(crate) use setting::{Scope, Setting};
+pub(crate) use setting::{Scope, Secrecy, Setting};
 pub(crate) use table::SETTINGS;

@@ -1,8 +1,10 @@
 //! What can go wrong for a client, without a type of tonic in it. Never holds a credential or a key.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io, iter, time::Duration};
 
 use apikey_application::FieldViolation;
+use http::StatusCode;
+use rustls::CertificateError;
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -11,9 +13,6 @@ use crate::status::{MISSING_PERMISSIONS, code_name};
 /// A call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address is not one of `http://` or `https://`.
-    #[error("{0:?} is not an http:// or https:// address")]
-    InvalidEndpoint(String),
     /// The credential cannot be sent in a header.
     #[error("the credential is empty or holds other characters than visible ASCII")]
     InvalidCredential,
@@ -23,12 +22,34 @@ pub enum ClientError {
     /// There is no such permission.
     #[error("{0:?} is not a permission")]
     UnknownPermission(String),
+    /// The machine trusts no CA, so that no `https://` address can be proven.
+    #[error(
+        "the machine has no CA certificates, which https:// needs: install them (ca-certificates), or name a file by SSL_CERT_FILE"
+    )]
+    NoRootCertificates(#[source] Option<rustls_native_certs::Error>),
+    /// The service's certificate is not accepted.
+    #[error("the service's certificate is not accepted: {advice}")]
+    Certificate {
+        /// What to do about it.
+        advice: &'static str,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// There was no connection in that time: no look-up of the name, no TCP, or no TLS.
+    #[error("no connection was set up within {0:?}")]
+    NotConnected(Duration),
     /// There is no connection, or it broke.
     #[error("the service cannot be reached")]
     Unreachable(#[source] Box<dyn Error + Send + Sync>),
-    /// No answer came in time.
-    #[error("the service did not answer in time")]
-    TimedOut,
+    /// What is there is another protocol, or not encrypted as the address says.
+    #[error("this is not how the service is reached: {0}")]
+    AnotherProtocol(&'static str),
+    /// What answered speaks HTTP/2 and is not this service.
+    #[error("what answers is not this service, or not this listener of it")]
+    AnotherService(#[source] NotGrpc),
+    /// No answer came in that time.
+    #[error("the service did not answer within {0:?}")]
+    TimedOut(Duration),
     /// The service answered with an error.
     #[error(transparent)]
     Refused(Box<Refusal>),
@@ -42,15 +63,19 @@ impl ClientError {
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::TimedOut | Self::IllegalAnswer(_) => true,
+            Self::Unreachable(_) | Self::TimedOut(_) | Self::IllegalAnswer(_) => true,
             Self::Refused(refusal) => matches!(
                 refusal.code,
                 Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal | Code::Unknown
             ),
-            Self::InvalidEndpoint(_)
-            | Self::InvalidCredential
+            Self::InvalidCredential
             | Self::InvalidIdempotencyKey
-            | Self::UnknownPermission(_) => false,
+            | Self::UnknownPermission(_)
+            | Self::NoRootCertificates(_)
+            | Self::Certificate { .. }
+            | Self::NotConnected(_)
+            | Self::AnotherProtocol(_)
+            | Self::AnotherService(_) => false,
         }
     }
 
@@ -165,16 +190,51 @@ impl fmt::Display for Code {
     }
 }
 
-impl From<Status> for ClientError {
-    fn from(status: Status) -> Self {
+/// An answer of HTTP that is none of gRPC.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("an answer with HTTP status {0}, which is none of gRPC")]
+pub struct NotGrpc(pub(super) StatusCode);
+
+impl NotGrpc {
+    /// What proxies answer in the place of a service that they cannot reach.
+    fn is_of_a_proxy(self) -> bool {
+        matches!(
+            self.0,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        )
+    }
+}
+
+impl ClientError {
+    /// No connection was made.
+    pub(super) fn connecting(source: Box<dyn Error + Send + Sync>) -> Self {
+        match advice(source.as_ref()) {
+            Some(advice) => Self::Certificate { advice, source },
+            None => Self::Unreachable(source),
+        }
+    }
+
+    /// What a call that had so much time came to.
+    pub(super) fn of(status: Status, timeout: Duration) -> Self {
         let details = status.get_error_details();
         if details.request_info().is_none() {
             // Not from the service, or not from this one.
-            if has_cause::<tonic::TimeoutExpired>(&status) {
-                return Self::TimedOut;
+            if cause::<tonic::TimeoutExpired>(&status).is_some() {
+                return Self::TimedOut(timeout);
             }
-            if has_cause::<tonic::transport::Error>(&status) || has_cause::<hyper::Error>(&status) {
-                return Self::Unreachable(Box::new(status));
+            if let Some(answer) = cause::<NotGrpc>(&status) {
+                let answer = *answer;
+                return if answer.is_of_a_proxy() {
+                    Self::Unreachable(Box::new(answer))
+                } else {
+                    Self::AnotherService(answer)
+                };
+            }
+            if cause::<tonic::transport::Error>(&status).is_some() || cause::<hyper::Error>(&status).is_some() {
+                return Self::connecting(Box::new(status));
             }
         }
         let info = details.error_info();
@@ -203,13 +263,35 @@ impl From<&'static str> for ClientError {
     }
 }
 
-fn has_cause<E: Error + 'static>(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<E>() {
-            return true;
+/// An error and what it was made of; an `io::Error` does not name that as its source.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What to do about a certificate, where that was why there is no connection.
+fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let Some(rustls::Error::InvalidCertificate(refused)) = cause::<rustls::Error>(error) else { return None };
+    Some(match refused {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "no CA that this machine trusts has signed it; name the file of its CA by SSL_CERT_FILE"
         }
-        cause = error.source();
-    }
-    false
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for other names than the host in the address"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
+        // The library's own errors have no type of their own here.
+        CertificateError::Other(error) if format!("{error:?}").contains("CaUsedAsEndEntity") => {
+            "it is a CA's (a self-signed one as openssl makes it); make one for the server with basicConstraints=CA:FALSE and a \
+             subjectAltName, signed by that CA"
+        }
+        _ => "it cannot be used",
+    })
 }

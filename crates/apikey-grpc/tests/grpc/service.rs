@@ -92,6 +92,10 @@ impl Listener {
         self.shutdown.take().unwrap().send(()).unwrap();
     }
 
+    pub(crate) fn address(&self) -> apikey_grpc::client::ServiceAddress {
+        self.endpoint().parse().unwrap()
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,13 +1,19 @@
 //! Our own client against the real service.
 
+use std::time::Duration;
+
 use apikey_application::ports::StoreError;
 use apikey_domain::{KeyType, RejectionReason};
 use apikey_grpc::client::{
-    ClientError, Code, ListQuery, ManagementClient, NewApiKey, VerificationClient, VerifyAnswer, VerifyQuery,
+    ClientError, Code, ListQuery, ManagementClient, NewApiKey, ServiceAddress, VerificationClient, VerifyAnswer,
+    VerifyQuery,
 };
 use apikey_testing::{StoreCall, fixtures};
 
 use crate::service::{LISTENER_TOKEN, Setup, start, start_with};
+
+/// Longer than any test takes.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 fn named(name: &str) -> NewApiKey {
     NewApiKey { name: name.to_owned(), ..NewApiKey::default() }
@@ -17,9 +23,9 @@ fn named(name: &str) -> NewApiKey {
 async fn create_list_verify_revoke() {
     let running = start_with(Setup { listener_token: true, ..Setup::default() }).await;
     let (manager, _) = running.manager(1);
-    let mut management = ManagementClient::connect(&running.public.endpoint(), &manager).await.unwrap();
+    let mut management = ManagementClient::connect(&running.public.address(), &manager, TIMEOUT).await.unwrap();
     let mut verification =
-        VerificationClient::connect(&running.verification.endpoint(), Some(LISTENER_TOKEN)).await.unwrap();
+        VerificationClient::connect(&running.verification.address(), Some(LISTENER_TOKEN), TIMEOUT).await.unwrap();
     let new = NewApiKey {
         permissions: vec!["CAMPAIGNS_READ".to_owned(), "PERMISSION_ORG_READ".to_owned()],
         expires_at: Some(fixtures::seconds_later(3_600)),
@@ -58,8 +64,8 @@ async fn what_the_service_refuses_is_told_in_full() {
     let running = start().await;
     let (manager, _) = running.manager(1);
     let (reader, _) = running.key(2, |_| ());
-    let endpoint = running.public.endpoint();
-    let mut management = ManagementClient::connect(&endpoint, &manager).await.unwrap();
+    let address = running.public.address();
+    let mut management = ManagementClient::connect(&address, &manager, TIMEOUT).await.unwrap();
     let first = management.create(named("a"), "once").await.unwrap();
 
     let repeated = management.create(named("a"), "once").await.err().unwrap();
@@ -78,7 +84,7 @@ async fn what_the_service_refuses_is_told_in_full() {
     let lost = management.create(named("b"), "lost").await.err().unwrap();
     assert!(lost.may_have_happened() && lost.refusal().unwrap().retry_delay.is_some());
 
-    let mut reading = ManagementClient::connect(&endpoint, &reader).await.unwrap();
+    let mut reading = ManagementClient::connect(&address, &reader, TIMEOUT).await.unwrap();
     let denied = reading.list(ListQuery::default()).await.unwrap_err();
     assert_eq!(denied.refusal().unwrap().missing_permissions, ["PERMISSION_MANAGE_API_KEYS"]);
 }
@@ -87,26 +93,22 @@ async fn what_the_service_refuses_is_told_in_full() {
 async fn what_cannot_be_sent_or_reached_is_told_without_the_credential() {
     let running = start().await;
     let (manager, _) = running.manager(1);
-    let endpoint = running.public.endpoint();
+    let address = running.public.address();
     for illegal in ["", "a b", "a\nb", "ü"] {
-        let error = ManagementClient::connect(&endpoint, illegal).await.err().unwrap();
+        let error = ManagementClient::connect(&address, illegal, TIMEOUT).await.err().unwrap();
         assert!(matches!(error, ClientError::InvalidCredential));
     }
-    for illegal in ["", "127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://a b"] {
-        let error = ManagementClient::connect(illegal, &manager).await.err().unwrap();
-        assert!(matches!(error, ClientError::InvalidEndpoint(_)), "{illegal:?} {error:?}");
-        assert!(!format!("{error:?}").contains(&manager));
-    }
-    let mut management = ManagementClient::connect(&endpoint, &manager).await.unwrap();
+    let mut management = ManagementClient::connect(&address, &manager, TIMEOUT).await.unwrap();
     let unknown = NewApiKey { permissions: vec!["NOTHING".to_owned()], ..named("a") };
     assert!(matches!(management.create(unknown, "k").await, Err(ClientError::UnknownPermission(_))));
     assert!(matches!(management.create(named("a"), "\n").await, Err(ClientError::InvalidIdempotencyKey)));
 
     // A port on which nobody listens: one that was just given back.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = format!("http://{free}");
-    let error = ManagementClient::connect(&nobody, &manager).await.err().unwrap();
-    assert!(matches!(error, ClientError::Unreachable(_)) && error.may_have_happened(), "{error:?}");
+    let nobody = format!("http://{free}").parse().unwrap();
+    let error = ManagementClient::connect(&nobody, &manager, TIMEOUT).await.err().unwrap();
+    assert!(matches!(error, ClientError::Unreachable(_)), "{error:?}");
+    assert!(!format!("{error:?}").contains(&manager));
 }
 
 #[tokio::test]
@@ -120,7 +122,7 @@ async fn a_connection_that_breaks_leaves_the_outcome_open() {
     })
     .await;
     let (manager, _) = running.manager(1);
-    let mut management = ManagementClient::connect(&running.public.endpoint(), &manager).await.unwrap();
+    let mut management = ManagementClient::connect(&running.public.address(), &manager, TIMEOUT).await.unwrap();
     let held = running.store.hold(StoreCall::Commit);
     let creating = tokio::spawn(async move { management.create(named("a"), "once").await.err().unwrap() });
     while running.store.calls(StoreCall::Commit) == 0 {
@@ -130,4 +132,26 @@ async fn a_connection_that_breaks_leaves_the_outcome_open() {
     let error = creating.await.unwrap();
     assert!(matches!(error, ClientError::Unreachable(_)) && error.may_have_happened(), "{error:?}");
     drop(held);
+}
+
+/// A peer that accepts connections and says nothing.
+fn silent(scheme: &str) -> (std::net::TcpListener, ServiceAddress) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("{scheme}://{}", listener.local_addr().unwrap()).parse().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn one_deadline_covers_the_connection_and_the_answer() {
+    const SHORT: Duration = Duration::from_millis(50);
+    let (_listener, address) = silent("https");
+    let error = ManagementClient::connect(&address, "key", SHORT).await.err().unwrap();
+    assert!(matches!(error, ClientError::NotConnected(SHORT)) && !error.may_have_happened(), "{error:?}");
+
+    let (_listener, address) = silent("http");
+    let mut management = ManagementClient::connect(&address, "key", SHORT).await.unwrap();
+    for _ in 0..2 {
+        let error = management.create(named("a"), "once").await.err().unwrap();
+        assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.may_have_happened(), "{error:?}");
+    }
 }

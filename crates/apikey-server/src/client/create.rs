@@ -1,12 +1,17 @@
 //! `create`: retry-safe by itself. An answer that is lost is asked for again under the same header; a key whose value is lost is
 //! revoked, and another one is created under a new header.
 
-use std::{fmt::Write as _, io, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use apikey_application::ports::Entropy as _;
 use apikey_domain::Timestamp;
-use apikey_grpc::client::{ClientError, Code, CreatedApiKey, ManagementClient, NewApiKey};
+use apikey_grpc::client::{ClientError, Code, CreatedApiKey, ManagementClient, NewApiKey, ServiceAddress};
 use clap::ArgMatches;
 use serde_json::json;
 use tokio::time::sleep;
@@ -28,60 +33,104 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(matches: &ArgMatches, settings: &ClientSettings) -> Result<ExitCode, Failure> {
+    let end = end(matches)?;
+    let credential = credential(settings)?;
+    let mut client = connect(settings, &credential).await?;
     let new = NewApiKey {
         name: texts(matches, "name").pop().unwrap_or_default(),
         permissions: texts(matches, "permission"),
-        expires_at: expires_at(matches)?,
+        expires_at: expires_at(end, &mut client, &settings.endpoint).await?,
         key_type: key_types(matches).pop(),
     };
-    let credential = credential(settings)?;
-    let mut client = connect(settings, &credential).await?;
     let created = create(&mut client, &new, &settings.endpoint).await?;
 
+    print(&created, matches.get_flag("json")).map_err(|error| {
+        let id = &created.key.id;
+        Failure::KeyLost(anyhow!("the key {id} was created and could not be shown: revoke it ({error})"))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(created: &CreatedApiKey, as_json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if matches.get_flag("json") {
+    if as_json {
         let answer = json!({ "api_key": show::json_of(&created.key), "raw_key": created.raw_key.as_str() });
         show::print_json(&mut out, &answer)?;
     } else {
         let mut fields = show::fields_of(&created.key);
         fields.push(("raw_key", created.raw_key.to_string()));
         table::fields(&mut out, &fields)?;
-        prompt::tell("Store the raw key now: it is not shown again.")?;
     }
-    Ok(ExitCode::SUCCESS)
+    out.flush()?;
+    if !as_json {
+        prompt::tell("Store the raw key now: it is not shown again.");
+    }
+    Ok(())
 }
 
-fn expires_at(matches: &ArgMatches) -> Result<Option<Timestamp>, Failure> {
+/// When a key stops being valid, as the command line has it.
+enum End {
+    Never,
+    At(Timestamp),
+    In(Duration),
+}
+
+fn end(matches: &ArgMatches) -> Result<End, Failure> {
     if let Some(text) = texts(matches, "expires-at").pop() {
         let help = "must be an instant in RFC 3339, such as 2027-01-31T00:00:00Z";
-        return instants::parse(&text).map(Some).ok_or_else(|| Failure::Usage(format!("--expires-at {help}")));
+        return instants::parse(&text).map(End::At).ok_or_else(|| Failure::Usage(format!("--expires-at {help}")));
     }
-    let Some(text) = texts(matches, "expires-in").pop() else { return Ok(None) };
-    let duration = config::duration(&text).filter(|duration| !duration.is_zero());
+    let Some(text) = texts(matches, "expires-in").pop() else { return Ok(End::Never) };
     let help = "must be a whole number and a unit (s, m, h, d), such as 30d";
-    duration
-        .map(|duration| Some(instants::after(duration)))
-        .ok_or_else(|| Failure::Usage(format!("--expires-in {help}")))
+    let duration = config::duration(&text).filter(|duration| !duration.is_zero());
+    duration.map(End::In).ok_or_else(|| Failure::Usage(format!("--expires-in {help}")))
 }
 
-async fn create(client: &mut ManagementClient, new: &NewApiKey, endpoint: &str) -> Result<CreatedApiKey, Failure> {
+/// The instant, by the service's clock and not by this machine's, which may be wrong.
+async fn expires_at(
+    end: End,
+    client: &mut ManagementClient,
+    endpoint: &ServiceAddress,
+) -> Result<Option<Timestamp>, Failure> {
+    let duration = match end {
+        End::Never => return Ok(None),
+        End::At(instant) => return Ok(Some(instant)),
+        End::In(duration) => duration,
+    };
+    let now = repeated(async || client.service_time().await).await.map_err(|error| explain(&error, endpoint))?;
+    let instant = now.saturating_add(duration);
+    if instant == Timestamp::MAX {
+        return Err(Failure::Usage(
+            "--expires-in ends after the year 9999: leave it out for a key without end".to_owned(),
+        ));
+    }
+    Ok(Some(instant))
+}
+
+async fn create(
+    client: &mut ManagementClient,
+    new: &NewApiKey,
+    endpoint: &ServiceAddress,
+) -> Result<CreatedApiKey, Failure> {
     for _ in 0..=REPLACEMENTS {
         let idempotency_key = idempotency_key()?;
         match create_once(client, new, &idempotency_key).await {
             Ok(created) => return Ok(created),
             Err(CreateError::Failed(error)) => return Err(explain(&error, endpoint)),
             Err(CreateError::Uncertain(error)) => {
-                // It may have been carried out: whoever has to clean up must know.
-                prompt::tell("apikeys: a key may have been created all the same: see `apikeys list`, and revoke it")?;
-                return Err(explain(&error, endpoint));
+                let why = explain(&error, endpoint).text();
+                let help = "a key may have been created all the same: see `apikeys list`, and revoke it";
+                return Err(Failure::KeyLost(anyhow!("{why}; {help}")));
             }
             Err(CreateError::ValueLost { id }) => {
                 prompt::tell(&format!(
                     "apikeys: the answer with the key {id} was lost: it is revoked, and another created"
-                ))?;
-                if let Err(error) = revoke(client, &id).await {
-                    prompt::tell(&format!("apikeys: the key {id}, whose value was lost, could not be revoked"))?;
-                    return Err(explain(&error, endpoint));
+                ));
+                if let Err(error) = repeated(async || client.revoke(&id).await).await {
+                    let why = explain(&error, endpoint).text();
+                    return Err(Failure::KeyLost(anyhow!(
+                        "the key {id}, whose value was lost, could not be revoked: {why}"
+                    )));
                 }
             }
         }
@@ -128,11 +177,14 @@ async fn create_once(
     }
 }
 
-/// Revokes a key; repeating that is harmless.
-async fn revoke(client: &mut ManagementClient, id: &str) -> Result<(), ClientError> {
+/// Makes a call that may be repeated without harm, until there is an answer to it.
+async fn repeated<T>(mut call: impl AsyncFnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
     let mut attempt = 1;
     loop {
-        let Err(error) = client.revoke(id).await else { return Ok(()) };
+        let error = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
         if attempt >= ATTEMPTS || !is_worth_repeating(&error) {
             return Err(error);
         }
@@ -143,12 +195,15 @@ async fn revoke(client: &mut ManagementClient, id: &str) -> Result<(), ClientErr
 
 fn is_worth_repeating(error: &ClientError) -> bool {
     match error {
-        ClientError::Unreachable(_) | ClientError::TimedOut => true,
+        ClientError::Unreachable(_) | ClientError::NotConnected(_) | ClientError::TimedOut(_) => true,
         ClientError::Refused(refusal) => matches!(
             refusal.code,
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::ResourceExhausted
         ),
-        ClientError::InvalidEndpoint(_)
+        ClientError::NoRootCertificates(_)
+        | ClientError::Certificate { .. }
+        | ClientError::AnotherProtocol(_)
+        | ClientError::AnotherService(_)
         | ClientError::InvalidCredential
         | ClientError::InvalidIdempotencyKey
         | ClientError::UnknownPermission(_)

@@ -3,19 +3,49 @@
 use std::error::Error;
 
 use anyhow::anyhow;
-use apikey_grpc::client::{ClientError, Refusal};
+use apikey_grpc::client::{ClientError, Code, Refusal, ServiceAddress};
 
 use crate::failure::Failure;
 
 /// What a person needs to know: the reason, the fields, the permissions that are missing, and the request's id.
-pub(super) fn explain(error: &ClientError, endpoint: &str) -> Failure {
+pub(super) fn explain(error: &ClientError, endpoint: &ServiceAddress) -> Failure {
     match error {
-        ClientError::InvalidEndpoint(_) | ClientError::UnknownPermission(_) => Failure::Usage(error.to_string()),
-        ClientError::InvalidCredential | ClientError::InvalidIdempotencyKey | ClientError::IllegalAnswer(_) => {
-            Failure::Failed(anyhow!("{error}"))
+        ClientError::InvalidCredential | ClientError::InvalidIdempotencyKey | ClientError::UnknownPermission(_) => {
+            Failure::Usage(error.to_string())
         }
-        ClientError::Unreachable(_) | ClientError::TimedOut => Failure::Failed(anyhow!("{endpoint}: {}", chain(error))),
+        ClientError::IllegalAnswer(_)
+        | ClientError::NoRootCertificates(_)
+        | ClientError::Certificate { .. }
+        | ClientError::NotConnected(_)
+        | ClientError::Unreachable(_)
+        | ClientError::AnotherProtocol(_)
+        | ClientError::AnotherService(_)
+        | ClientError::TimedOut(_) => Failure::Failed(anyhow!("{endpoint}: {}", chain(error))),
+        ClientError::Refused(refusal) if is_final(refusal) => Failure::Refused(anyhow!("{}", line(refusal))),
         ClientError::Refused(refusal) => Failure::Failed(anyhow!("{}", line(refusal))),
+    }
+}
+
+/// Whether the request itself was judged, so that the same one will be refused again.
+fn is_final(refusal: &Refusal) -> bool {
+    match refusal.code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unauthenticated => true,
+        // A limit that time alone does not lift.
+        Code::ResourceExhausted => refusal.retry_delay.is_none(),
+        Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => false,
     }
 }
 
@@ -62,10 +92,8 @@ fn chain(error: &dyn Error) -> String {
 mod tests {
     use std::time::Duration;
 
-    use apikey_application::FieldViolation;
-    use apikey_grpc::client::Code;
-
     use super::*;
+    use apikey_application::FieldViolation;
 
     #[test]
     fn a_refusal_is_told_with_everything_that_helps() {

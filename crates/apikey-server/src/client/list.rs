@@ -38,7 +38,7 @@ pub(super) async fn run(matches: &ArgMatches, settings: &ClientSettings) -> Resu
         show::print_table(&mut out, &keys)?;
         if let Some(token) = &page.next_page_token {
             let (shown, total) = (keys.len(), page.total_count);
-            prompt::tell(&format!("{shown} of {total} keys; the next page: --page-token {token}, all: --all"))?;
+            prompt::tell(&format!("{shown} of {total} keys; the next page: --page-token {token}, all: --all"));
         }
     }
     Ok(ExitCode::SUCCESS)

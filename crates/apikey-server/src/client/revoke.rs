@@ -4,7 +4,7 @@ use std::{io, process::ExitCode};
 
 use anyhow::anyhow;
 use apikey_domain::{KeyId, KeyType, pidgr::KEY_FORMAT};
-use apikey_grpc::client::{ListQuery, ManagementClient};
+use apikey_grpc::client::{ListQuery, ManagementClient, ServiceAddress};
 use clap::ArgMatches;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -62,7 +62,7 @@ fn which(text: &str) -> Option<Which> {
 }
 
 /// The id of the key with that prefix.
-async fn find(client: &mut ManagementClient, prefix: &str, endpoint: &str) -> Result<String, Failure> {
+async fn find(client: &mut ManagementClient, prefix: &str, endpoint: &ServiceAddress) -> Result<String, Failure> {
     let mut ids = Vec::new();
     let mut query = ListQuery { key_type: None, page_size: LARGE_PAGE, page_token: String::new() };
     loop {
@@ -75,10 +75,11 @@ async fn find(client: &mut ManagementClient, prefix: &str, endpoint: &str) -> Re
     }
     match ids.as_slice() {
         [id] => Ok(id.clone()),
-        [] => Err(Failure::Failed(anyhow!("your organization has no key with the prefix {prefix}"))),
-        _ => {
-            Err(Failure::Failed(anyhow!("several keys have the prefix {prefix}: revoke them by id: {}", ids.join(" "))))
-        }
+        [] => Err(Failure::Refused(anyhow!("your organization has no key with the prefix {prefix}"))),
+        _ => Err(Failure::Refused(anyhow!(
+            "several keys have the prefix {prefix}: revoke them by id: {}",
+            ids.join(" ")
+        ))),
     }
 }
 

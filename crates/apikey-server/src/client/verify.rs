@@ -1,4 +1,4 @@
-//! `verify`: the verdict on a key. A rejected key is an answer, and exit code 1.
+//! `verify`: the verdict on a key. A rejected key is an answer, and exit code 1; that there is no answer has others.
 
 use std::{
     io::{self, Write},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use apikey_domain::RejectionReason;
-use apikey_grpc::client::{VerificationClient, VerifyAnswer, VerifyQuery};
+use apikey_grpc::client::{ClientError, VerificationClient, VerifyAnswer, VerifyQuery};
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
@@ -18,9 +18,10 @@ pub(super) async fn run(matches: &ArgMatches, settings: &ClientSettings) -> Resu
         Some(key) => key.clone(),
         None => prompt::secret("The key to verify")?,
     };
-    let endpoint = &settings.verify_endpoint;
+    let endpoint = &settings.endpoint;
     let token = settings.verify_token.as_ref().map(|token| token.as_str());
-    let mut client = VerificationClient::connect(endpoint, token).await.map_err(|error| explain(&error, endpoint))?;
+    let undecided = |error: ClientError| undecided(explain(&error, endpoint));
+    let mut client = VerificationClient::connect(endpoint, token, settings.timeout).await.map_err(undecided)?;
     let (required_permissions, key_types) = (texts(matches, "permission"), key_types(matches));
     let query = VerifyQuery {
         raw_key: &raw_key,
@@ -28,7 +29,7 @@ pub(super) async fn run(matches: &ArgMatches, settings: &ClientSettings) -> Resu
         key_types: &key_types,
         strict: matches.get_flag("strict"),
     };
-    let answer = client.verify(query).await.map_err(|error| explain(&error, endpoint))?;
+    let answer = client.verify(query).await.map_err(undecided)?;
 
     let mut out = io::stdout().lock();
     if matches.get_flag("json") {
@@ -36,7 +37,16 @@ pub(super) async fn run(matches: &ArgMatches, settings: &ClientSettings) -> Resu
     } else {
         print(&mut out, &answer)?;
     }
+    out.flush()?;
     Ok(if matches!(answer, VerifyAnswer::Valid { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A refusal to judge is no judgement: exit code 1 is for rejected keys alone.
+fn undecided(failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(error) => Failure::Failed(error),
+        failure => failure,
+    }
 }
 
 fn print(out: &mut impl Write, answer: &VerifyAnswer) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use apikey_domain::Actor;
-use apikey_grpc::web::AllowedOrigins;
+use apikey_grpc::{client::ServiceAddress, web::AllowedOrigins};
 use apikey_identity::{HttpProxy, JwksSource};
 use apikey_store_postgres::Schema;
 
@@ -30,6 +30,8 @@ pub(crate) enum Accepts {
     VisibleAscii { min: usize, max: usize },
     /// A URL that starts with one of these.
     Url(&'static [&'static str]),
+    /// Where a service listens.
+    ServiceAddress,
     /// The name of a schema of PostgreSQL.
     Schema,
     /// What can name the issuer of a token.
@@ -58,6 +60,7 @@ impl Accepts {
                 (min..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
             }
             Self::Url(starts) => is_url(text, starts),
+            Self::ServiceAddress => text.parse::<ServiceAddress>().is_ok(),
             Self::Schema => Schema::parse(text).is_ok(),
             // Whether it can is the issuer's affair alone, whatever the subject.
             Self::Issuer => Actor::token(text, "subject").is_ok(),
@@ -83,6 +86,9 @@ impl fmt::Display for Accepts {
             Self::Lines { max } => write!(f, "texts of 1 to {max} characters, separated by commas"),
             Self::VisibleAscii { min, max } => write!(f, "{min} to {max} visible ASCII characters"),
             Self::Url(starts) => write!(f, "a URL that starts with {}", starts.join(" or ")),
+            Self::ServiceAddress => {
+                f.write_str("http://host[:port] or https://host[:port], without user, password, path and query")
+            }
             Self::Schema => f.write_str("1 to 63 characters out of a-z, 0-9 and _, no digit first, not pg_…"),
             Self::Issuer => {
                 write!(f, "1 to {} bytes without white space and control characters", Actor::MAX_LENGTH)

@@ -343,7 +343,7 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, Value)>, SettingError> {
     table
         .into_iter()
         .map(|(key, value)| {
-            let setting = SETTINGS.iter().find(|setting| setting.name == key && setting.sources == Sources::All);
+            let setting = SETTINGS.iter().find(|setting| setting.name == key && setting.in_file());
             let setting = setting.ok_or_else(|| SettingError::UnknownKey { path: path.to_owned(), key })?;
             let origin = Origin::File(path.to_owned());
             match written(&value) {
@@ -411,6 +411,10 @@ fn check(setting: &Setting, value: &Value) -> Result<(), SettingError> {
 
 fn refused(setting: &Setting, value: &Value) -> SettingError {
     let shown = match setting.secrecy {
+        // An address with a password in it is one of those that are refused.
+        Secrecy::Public if setting.accepts == Accepts::ServiceAddress && value.text.contains('@') => {
+            "one with a user or a password (not shown)".to_owned()
+        }
         Secrecy::Public => format!("{:?}", value.text),
         Secrecy::Secret | Secrecy::DatabaseUrl | Secrecy::ProxyUrl | Secrecy::UrlQuery => {
             "something else (not shown: it can hold a secret)".to_owned()

@@ -64,7 +64,9 @@ pub(crate) enum Sources {
     All,
     /// Flag and environment.
     NotFile,
-    /// The environment alone: command lines are visible to every user of a machine.
+    /// Environment and file: of secrets, since command lines are visible to every user of a machine.
+    NotFlag,
+    /// The environment alone.
     Environment,
 }
 
@@ -81,7 +83,7 @@ impl Setting {
 
     /// Whether there is a flag for it.
     pub(crate) fn has_flag(&self) -> bool {
-        self.sources != Sources::Environment
+        matches!(self.sources, Sources::All | Sources::NotFile)
     }
 
     /// Whether its flag alone means `true`.
@@ -91,7 +93,7 @@ impl Setting {
 
     /// Whether the file may hold it.
     pub(crate) fn in_file(&self) -> bool {
-        self.sources == Sources::All
+        matches!(self.sources, Sources::All | Sources::NotFlag)
     }
 }
 

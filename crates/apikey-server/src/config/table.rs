@@ -65,6 +65,8 @@ pub(crate) static SETTINGS: &[&Setting] = &[
     &ALLOW_CORE_DUMPS,
     &ENDPOINT,
     &VERIFY_ENDPOINT,
+    &ENDPOINT_ALLOW_PLAINTEXT,
+    &TIMEOUT,
     &KEY,
     &VERIFY_KEY,
 ];
@@ -99,6 +101,7 @@ pub(super) static VERIFY_TOKEN: Setting = Setting {
     scope: Scope::Both,
     accepts: Accepts::VisibleAscii { min: 16, max: 512 },
     secrecy: Secrecy::Secret,
+    sources: Sources::NotFlag,
     help: "The bearer token that the verification listener asks for, and that `verify` presents",
     ..SERVER
 };
@@ -145,6 +148,7 @@ pub(super) static DATABASE_URL: Setting = Setting {
     name: "database_url",
     accepts: Accepts::Url(&["postgres://", "postgresql://"]),
     secrecy: Secrecy::DatabaseUrl,
+    sources: Sources::NotFlag,
     help: "The PostgreSQL database; without it SQLite is used",
     ..SERVER
 };
@@ -361,7 +365,7 @@ pub(super) static ALLOW_CORE_DUMPS: Setting = Setting {
 pub(super) static ENDPOINT: Setting = Setting {
     name: "endpoint",
     scope: Scope::Client,
-    accepts: Accepts::Url(&["http://", "https://"]),
+    accepts: Accepts::ServiceAddress,
     default: Default::Text("http://127.0.0.1:8080"),
     help: "The public listener that `create`, `list` and `revoke` call",
     ..SERVER
@@ -369,9 +373,25 @@ pub(super) static ENDPOINT: Setting = Setting {
 pub(super) static VERIFY_ENDPOINT: Setting = Setting {
     name: "verify_endpoint",
     scope: Scope::Client,
-    accepts: Accepts::Url(&["http://", "https://"]),
+    accepts: Accepts::ServiceAddress,
     default: Default::Text("http://127.0.0.1:8081"),
     help: "The verification listener that `verify` calls",
+    ..SERVER
+};
+pub(super) static ENDPOINT_ALLOW_PLAINTEXT: Setting = Setting {
+    name: "endpoint_allow_plaintext",
+    scope: Scope::Client,
+    accepts: Accepts::Flag,
+    default: Default::Text("false"),
+    help: "Allows `endpoint` and `verify_endpoint` to be http:// beyond loopback: keys cross the network unencrypted",
+    ..SERVER
+};
+pub(super) static TIMEOUT: Setting = Setting {
+    name: "timeout",
+    scope: Scope::Client,
+    accepts: Accepts::Duration { min: Duration::from_millis(10), max: seconds(3_600) },
+    default: Default::Text("15s"),
+    help: "How long one call of the client may take: look-up of the name, TCP, TLS and answer together",
     ..SERVER
 };
 pub(super) static KEY: Setting = Setting {
@@ -403,6 +423,13 @@ mod tests {
             if let Default::Text(text) = setting.default {
                 assert!(setting.accepts.accepts(text), "{}", setting.name);
             }
+        }
+    }
+
+    #[test]
+    fn no_secret_has_a_flag() {
+        for setting in SETTINGS.iter().filter(|setting| setting.secrecy != Secrecy::Public) {
+            assert!(!setting.has_flag(), "{}", setting.name);
         }
     }
 

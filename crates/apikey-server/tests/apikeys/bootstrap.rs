@@ -89,10 +89,10 @@ fn a_sqlite_database_serves_one_process_and_the_second_is_refused_by_name() {
     let database = Database::sqlite();
     let server = Server::start(&database, &[]);
     let second = Server::try_start(&database, &[]).err().expect("the database is in use");
-    assert_eq!(second.code, 1, "{second:?}");
+    assert_eq!(second.code, 3, "{second:?}");
     for done in [second, operate(&database, &["bootstrap", "--organization", "acme"]), operate(&database, &["migrate"])]
     {
-        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{done:?}");
+        assert_eq!((done.code, done.stdout.as_str()), (3, ""), "{done:?}");
         assert!(
             done.stderr.contains("apikeys.db is in use") && done.stderr.contains("stop `apikeys serve`"),
             "{done:?}"

@@ -146,5 +146,5 @@ fn a_key_set_that_cannot_be_used_stops_the_start() {
     let folder = Folder::new();
     let jwks = folder.file("jwks.json", "{\"keys\": []}");
     let done = Server::try_start(&Database::sqlite(), &Issuer::settings(&jwks)).err().expect("there is no key");
-    assert!(done.code == 1 && done.stderr.contains("jwt") && done.stderr.contains("jwks.json"), "{done:?}");
+    assert!(done.code == 3 && done.stderr.contains("jwt") && done.stderr.contains("jwks.json"), "{done:?}");
 }

@@ -12,7 +12,7 @@ use crate::harness::{Database, Folder, Server, eventually};
 const IMPOSSIBLE: [&str; 2] = ["-3600000000", "+260000000000"];
 
 /// Debian's package puts it there, whatever the architecture (`cargo xtask setup`).
-fn faketime() -> String {
+pub(crate) fn faketime() -> String {
     let folders = fs::read_dir("/usr/lib").unwrap().flatten();
     let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
     let library = libraries.find(|library| library.is_file()).expect("libfaketime is installed");

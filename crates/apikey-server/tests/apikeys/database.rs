@@ -111,7 +111,7 @@ fn a_start_waits_no_longer_than_it_is_told_to() {
     for command in [&["serve"][..], &["migrate"], &["bootstrap", "--organization", "acme"]] {
         let variables = [("APIKEYS_DATABASE_URL", &*url), ("APIKEYS_DATABASE_START_TIMEOUT", "0s")];
         let done = run(apikeys(&variables, command), "");
-        assert_eq!(done.code, 1, "{done:?}");
+        assert_eq!(done.code, 3, "{done:?}");
         assert!(done.stderr.contains("PostgreSQL cannot be reached"), "{done:?}");
     }
 }
@@ -150,7 +150,7 @@ fn a_role_that_migrate_was_told_of_serves_with_no_more_than_it_needs() {
         run(apikeys(&variables, &[&["migrate"], arguments].concat()), "")
     };
     let unknown = migrate(&["--grant", "nobody"]);
-    assert_eq!(unknown.code, 1, "{unknown:?}");
+    assert_eq!(unknown.code, 3, "{unknown:?}");
     assert!(unknown.stderr.contains("there is no role \"nobody\""), "{unknown:?}");
     assert_eq!(migrate(&["--grant", &role]).code, 0);
     let url = database.url().replace("//apikeys:", &format!("//{role}:"));

@@ -36,7 +36,7 @@ on_both_databases! {
         let nonsense = server.client_with_input(&manager, &["revoke"], "CI Integration\n");
         assert!(nonsense.code == 2 && !nonsense.stderr.contains("CI Integration"), "{nonsense:?}");
         let nothing = server.client(&manager, &["revoke"]);
-        assert!(nothing.code == 1 && nothing.stderr.contains("standard input ended"), "{nothing:?}");
+        assert!(nothing.code == 2 && nothing.stderr.contains("standard input ended"), "{nothing:?}");
         let absent = server.client(&manager, &["revoke", "0198c5f0-7a3b-7cde-8f01-23456789abcd"]);
         assert!(absent.code == 1 && absent.stderr.contains("NOT_FOUND"), "{absent:?}");
     }

@@ -22,10 +22,10 @@ on_both_databases! {
         let key = server.first_key();
         let verify = ["verify", "--verify-endpoint", &format!("http://{}", server.listen)];
         let done = server.client_with_input("unused", &verify, &format!("{key}\n"));
-        assert!(done.code == 1 && done.stderr.contains("UNIMPLEMENTED"), "{done:?}");
+        assert!(done.code == 3 && done.stderr.contains("UNIMPLEMENTED"), "{done:?}");
         let list = ["list", "--endpoint", &format!("http://{}", server.verify_listen)];
         let done = server.client(&key, &list);
-        assert!(done.code == 1 && done.stderr.contains("UNIMPLEMENTED"), "{done:?}");
+        assert!(done.code == 3 && done.stderr.contains("UNIMPLEMENTED"), "{done:?}");
         assert_eq!(get(&server.listen, "/metrics").0 / 100, 4);
     }
 }
@@ -53,7 +53,7 @@ fn without_a_database_it_is_alive_and_not_ready_and_an_outage_is_no_verdict() {
         assert_eq!(server.get("/livez").0, 200);
         eventually("the lease has ended", || (server.get("/readyz").0 == 503).then_some(()));
         let done = server.verify(&key, &[]);
-        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "an outage is no verdict: {done:?}");
+        assert_eq!((done.code, done.stdout.as_str()), (3, ""), "an outage is no verdict: {done:?}");
         assert!(done.stderr.contains("UNAVAILABLE") || done.stderr.contains("DEADLINE_EXCEEDED"), "{done:?}");
     }
     eventually("it is ready again", || (server.get("/readyz").0 == 200).then_some(()));

@@ -40,6 +40,6 @@ fn where_nobody_listens_nothing_is_repeated_and_one_line_says_so() {
     let command = server.client_command(&address, &key, &["create", "--name", "x"]);
     server.stop();
     let done = crate::harness::run(command, "");
-    assert_eq!((done.code, done.stdout.as_str(), done.stderr.lines().count()), (1, "", 1), "{done:?}");
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.lines().count()), (3, "", 1), "{done:?}");
     assert!(done.stderr.contains(&address) && done.stderr.contains("cannot be reached"), "{done:?}");
 }

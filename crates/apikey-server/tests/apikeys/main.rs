@@ -14,6 +14,8 @@ mod clock;
 mod configuration;
 mod crash;
 mod database;
+mod endpoints;
+mod exit_codes;
 mod harness;
 mod leaked_key;
 mod listeners;

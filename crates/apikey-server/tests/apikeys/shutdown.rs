@@ -174,5 +174,5 @@ fn a_log_line_is_json_and_names_the_request() {
         &[("APIKEYS_LOG_FORMAT", "human"), ("APIKEYS_LISTEN", "192.0.2.1:1"), ("APIKEYS_ALLOW_PLAINTEXT", "true")],
     );
     let human = human.err().expect("that address is nobody's");
-    assert!(human.code == 1 && human.stderr.contains("listen: 192.0.2.1:1 cannot be listened on"), "{human:?}");
+    assert!(human.code == 3 && human.stderr.contains("listen: 192.0.2.1:1 cannot be listened on"), "{human:?}");
 }
