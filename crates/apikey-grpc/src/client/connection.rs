@@ -152,12 +152,12 @@ fn connector(
     tcp.set_nodelay(true);
     // Shared by the addresses of a name, so that one that is silent does not take all of it.
     tcp.set_connect_timeout(Some(timeout));
-    service_fn(move |uri| {
+    service_fn(move |uri: Uri| {
         let (tcp, greeting) = (tcp.clone(), greeting.clone());
         async move {
             greeting.forget();
             let stream = tcp.oneshot(uri).await?.into_inner();
-            Ok(TokioIo::new(Listening { stream, greeting }))
+            Ok::<_, BoxError>(TokioIo::new(Listening { stream, greeting }))
         }
     })
 }

@@ -41,9 +41,10 @@ fn a_wrong_address_is_told_by_what_is_there() {
     let private_key = folder.file("key.pem", &signed.signing_key.serialize_pem());
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert;
     let other = folder.file("other.pem", &other.pem());
-    let plain = Server::start(&Database::sqlite(), &[]);
+    let (database, encrypted) = (Database::sqlite(), Database::sqlite());
+    let plain = Server::start(&database, &[]);
     let tls = [("APIKEYS_TLS_CERTIFICATE", &*certificate), ("APIKEYS_TLS_KEY", &*private_key)];
-    let tls = Server::start(&Database::sqlite(), &tls);
+    let tls = Server::start(&encrypted, &tls);
     let trusted = [("SSL_CERT_FILE", &*certificate)];
     let key = tls.first_key();
     let works = list(&format!("https://{}", tls.listen), &[trusted[0], ("APIKEYS_KEY", &key)]);

@@ -101,7 +101,8 @@ on_both_databases! {
 #[test]
 fn a_lifetime_is_counted_by_the_services_clock() {
     let folder = Folder::new();
-    let server = Server::start(&Database::sqlite(), &[]);
+    let database = Database::sqlite();
+    let server = Server::start(&database, &[]);
     let manager = server.first_key();
     for wrong in ["-90d", "+90d"] {
         let clock = folder.file("clock", wrong);
