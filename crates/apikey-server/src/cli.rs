@@ -58,7 +58,7 @@ pub(crate) fn flags(matches: &ArgMatches) -> Result<Vec<(&'static Setting, Strin
 }
 
 fn secrets() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().copied().filter(|setting| setting.secrecy != Secrecy::Public)
+    SETTINGS.iter().copied().filter(|setting| setting.secrecy != Secrecy::Public && !setting.has_flag())
 }
 
 fn serve() -> Command {

@@ -87,13 +87,13 @@ mod tests {
     fn a_look_up_that_hangs_is_not_waited_for() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (release, hangs) = mpsc::channel::<()>();
-        let (begin, begun) = mpsc::channel();
+        let (start, started) = mpsc::channel();
         finish(runtime, async move {
             tokio::task::spawn_blocking(move || {
-                begin.send(()).unwrap();
+                start.send(()).unwrap();
                 hangs.recv()
             });
-            begun.recv().unwrap();
+            started.recv().unwrap();
         });
         drop(release);
     }

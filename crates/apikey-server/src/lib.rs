@@ -51,7 +51,8 @@ pub fn main_with(decorate: &impl Decorate) -> ExitCode {
         Err(error) => return Failure::from(anyhow::Error::new(error).context("signals cannot be caught")).report(),
     };
     let matches = cli::command().get_matches();
-    let code = commands::run(&matches, decorate, Process { signals, core_dumps }).unwrap_or_else(|failure| failure.report());
+    let code =
+        commands::run(&matches, decorate, Process { signals, core_dumps }).unwrap_or_else(|failure| failure.report());
     telemetry::flush_logs();
     code
 }

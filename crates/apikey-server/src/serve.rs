@@ -334,14 +334,7 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     if let Some(replica) = &replica {
         replica.stop_watching();
     }
-    let drained = async {
-        for task in serving {
-            finished(task).await;
-        }
-    };
-    if timeout(DRAIN + CLOSE, drained).await.is_err() {
-        tracing::error!("a thread that serves does not answer: its connections are left behind");
-    }
+    drain(serving).await;
     let last_uses = async {
         // A flush that has begun may wait for a database that stands still.
         finished(flushing).await;
@@ -362,6 +355,18 @@ async fn serve<S: KeyStore, C: Clock, R: Confirmations>(
     finished(admin_task).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until nobody is served any more, though not for a thread that hangs.
+async fn drain<T>(serving: [JoinHandle<T>; 2]) {
+    let drained = async {
+        for task in serving {
+            finished(task).await;
+        }
+    };
+    if timeout(DRAIN + CLOSE, drained).await.is_err() {
+        tracing::error!("a thread that serves does not answer: its connections are left behind");
+    }
 }
 
 /// On a new store that only this machine reaches: issues the first key, where somebody sees it and nothing else does. Otherwise says how

@@ -108,6 +108,10 @@ impl Connection {
                     ClientError::AnotherProtocol("it does not speak TLS there: is it http://?")
                 }
                 (false, Some(Protocol::Tls)) => ClientError::AnotherProtocol("it speaks TLS there: use https://"),
+                // Whatever was sent may have been carried out all the same.
+                (false, Some(Protocol::Silence)) => ClientError::Unreachable(
+                    "it closed the connection without a word: where it speaks TLS, use https://".into(),
+                ),
                 (false, Some(Protocol::Http1)) => {
                     ClientError::AnotherProtocol("it speaks HTTP/1.1 there, and gRPC needs HTTP/2")
                 }
@@ -157,17 +161,20 @@ fn connector(
         async move {
             greeting.forget();
             let stream = tcp.oneshot(uri).await?.into_inner();
+            greeting.begin();
             Ok::<_, BoxError>(TokioIo::new(Listening { stream, greeting }))
         }
     })
 }
 
-/// The first bytes that came over a channel's latest connection.
+/// The first bytes that came over a channel's latest connection; `None` while there is no connection.
 #[derive(Clone, Default)]
-struct Greeting(Arc<Mutex<Vec<u8>>>);
+struct Greeting(Arc<Mutex<Option<Vec<u8>>>>);
 
 /// What a peer speaks.
 enum Protocol {
+    /// It said nothing before it closed the connection.
+    Silence,
     Tls,
     Http1,
     Other,
@@ -175,19 +182,24 @@ enum Protocol {
 
 impl Greeting {
     fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
     }
 
     fn hear(&self, bytes: &[u8]) {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = heard.get_or_insert_default();
         let missing = GREETING.saturating_sub(heard.len());
         heard.extend(bytes.iter().take(missing));
     }
 
     fn protocol(&self) -> Option<Protocol> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match heard.as_slice() {
-            [] => None,
+        match heard.as_ref()?.as_slice() {
+            [] => Some(Protocol::Silence),
             // A record of TLS (RFC 8446, section 5.1): an alert or a handshake message.
             [0x15 | 0x16, 3, ..] => Some(Protocol::Tls),
             [b'H', b'T', b'T', b'P', ..] => Some(Protocol::Http1),

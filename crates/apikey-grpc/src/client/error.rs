@@ -265,9 +265,9 @@ impl From<&'static str> for ClientError {
 
 /// An error and what it was made of; an `io::Error` does not name that as its source.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    iter::successors(Some(error), |error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+    iter::successors(Some(error), |error| match (*error).downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner as &(dyn Error + 'static)),
-        None => error.source(),
+        None => (*error).source(),
     })
 }
 

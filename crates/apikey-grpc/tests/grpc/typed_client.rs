@@ -13,7 +13,7 @@ use apikey_testing::{StoreCall, fixtures};
 use crate::service::{LISTENER_TOKEN, Setup, start, start_with};
 
 /// Longer than any test takes.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 fn named(name: &str) -> NewApiKey {
     NewApiKey { name: name.to_owned(), ..NewApiKey::default() }

@@ -13,7 +13,7 @@ use super::{
     accepts::Accepts,
     delivered,
     service_links::is_service_link,
-    setting::{Default, PREFIX, Scope, Secrecy, Setting, Sources},
+    setting::{Default, PREFIX, Scope, Secrecy, Setting},
     table::{CONFIG, HTTP_PROXY, NO_PROXY, SETTINGS},
 };
 

@@ -42,9 +42,9 @@ fn a_wrong_address_is_told_by_what_is_there() {
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert;
     let other = folder.file("other.pem", &other.pem());
     let (database, encrypted) = (Database::sqlite(), Database::sqlite());
-    let plain = Server::start(&database, &[]);
+    let plain = Server::start_with_key(&database, &[]);
     let tls = [("APIKEYS_TLS_CERTIFICATE", &*certificate), ("APIKEYS_TLS_KEY", &*private_key)];
-    let tls = Server::start(&encrypted, &tls);
+    let tls = Server::start_with_key(&encrypted, &tls);
     let trusted = [("SSL_CERT_FILE", &*certificate)];
     let key = tls.first_key();
     let works = list(&format!("https://{}", tls.listen), &[trusted[0], ("APIKEYS_KEY", &key)]);
@@ -52,7 +52,7 @@ fn a_wrong_address_is_told_by_what_is_there() {
 
     for (endpoint, more, said) in [
         (format!("https://{}", plain.listen), &trusted[..], "it does not speak TLS there: is it http://?"),
-        (format!("http://{}", tls.listen), &[], "it speaks TLS there: use https://"),
+        (format!("http://{}", tls.listen), &[], "use https://"),
         (format!("http://{}", plain.admin_listen), &[], "what answers is not this service, or not this listener of it"),
         (
             format!("https://{}", tls.listen),

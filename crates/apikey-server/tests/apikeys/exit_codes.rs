@@ -20,7 +20,7 @@ fn redirected(command: &Command, to: &str) -> Done {
 #[test]
 fn verify_exits_with_1_for_rejected_keys_alone() {
     let database = Database::sqlite();
-    let server = Server::start(&database, &[("APIKEYS_VERIFY_TOKEN", "0123456789abcdef")]);
+    let server = Server::start_with_key(&database, &[("APIKEYS_VERIFY_TOKEN", "0123456789abcdef")]);
     let key = server.first_key();
     let (verification, public, admin) = (
         format!("http://{}", server.verify_listen),
@@ -57,7 +57,7 @@ fn verify_exits_with_1_for_rejected_keys_alone() {
 
 on_both_databases! {
     fn a_key_that_could_not_be_shown_is_named(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let manager = server.first_key();
         for format in [&[][..], &["--json"]] {
             let arguments = [&["create", "--name", "lost"], format].concat();
@@ -73,7 +73,7 @@ on_both_databases! {
     }
 
     fn the_last_instants_of_the_year_9999_are_taken_and_shown(database: &Database) {
-        let server = Server::start(database, &[]);
+        let server = Server::start_with_key(database, &[]);
         let manager = server.first_key();
         for (at, shown, short) in [
             ("9999-12-30T22:00:01Z", "9999-12-30T22:00:01Z", "9999-12-30T22:00:01Z"),
@@ -102,7 +102,7 @@ on_both_databases! {
 fn a_lifetime_is_counted_by_the_services_clock() {
     let folder = Folder::new();
     let database = Database::sqlite();
-    let server = Server::start(&database, &[]);
+    let server = Server::start_with_key(&database, &[]);
     let manager = server.first_key();
     for wrong in ["-90d", "+90d"] {
         let clock = folder.file("clock", wrong);

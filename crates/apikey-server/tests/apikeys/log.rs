@@ -23,7 +23,7 @@ fn metric(server: &Server, series: &str) -> u64 {
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let database = Database::sqlite();
-    let mut server = Server::start(&database, &[("APIKEYS_LOG_LEVEL", "trace")]);
+    let mut server = Server::start_with_key(&database, &[("APIKEYS_LOG_LEVEL", "trace")]);
     let key = server.first_key();
     let pause = server.stop_reading_the_log();
     // Far more than the pipe and the queue hold.
