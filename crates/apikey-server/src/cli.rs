@@ -40,6 +40,7 @@ pub(crate) fn flags(matches: &ArgMatches) -> Result<Vec<(&'static Setting, Strin
             let file = SETTINGS.iter().find(|file| file.name.strip_suffix("_file") == Some(setting.name));
             let instead = match file {
                 Some(file) => format!("or a file by --{}", file.flag()),
+                None if setting.in_file() => format!("or {} in the file of settings", setting.name),
                 None => "or leave it out to be asked".to_owned(),
             };
             return Err(Failure::Usage(format!(

@@ -51,7 +51,7 @@ impl Confirmation {
     /// that joins later begins with this revocation applied.
     pub fn polled(&mut self, head: Seq, rows: &[ReplicaRow], own: Mark, now: Monotonic) -> Progress {
         let own = rows.iter().find(|row| row.mark().follows(own));
-        let Some(own) = own.filter(|_| head.contains(Seq { mark: None, ..self.commit })) else {
+        let Some(own) = own.filter(|_| head.contains(self.commit)) else {
             return Progress::Foreign;
         };
         let (mut acknowledged, mut waited_out, mut until) = (0, 0, None);

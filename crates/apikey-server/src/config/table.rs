@@ -236,6 +236,7 @@ pub(super) static HTTP_PROXY: Setting = Setting {
     name: "http_proxy",
     accepts: Accepts::HttpProxy,
     secrecy: Secrecy::ProxyUrl,
+    sources: Sources::NotFlag,
     help: "The proxy that jwt_jwks is fetched through if it is an https URL beyond loopback; the variables HTTPS_PROXY and ALL_PROXY set it too",
     ..SERVER
 };
@@ -428,7 +429,8 @@ mod tests {
 
     #[test]
     fn no_secret_has_a_flag() {
-        let is_secret = |setting: &&&Setting| matches!(setting.secrecy, Secrecy::Secret | Secrecy::DatabaseUrl);
+        // A key set is public as a rule, and its address has a flag since there was one.
+        let is_secret = |setting: &&&Setting| !matches!(setting.secrecy, Secrecy::Public | Secrecy::UrlQuery);
         for setting in SETTINGS.iter().filter(is_secret) {
             assert!(!setting.has_flag(), "{}", setting.name);
         }

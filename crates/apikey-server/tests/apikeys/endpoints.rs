@@ -52,7 +52,11 @@ fn a_wrong_address_is_told_by_what_is_there() {
 
     for (endpoint, more, said) in [
         (format!("https://{}", plain.listen), &trusted[..], "it does not speak TLS there: is it http://?"),
-        (format!("http://{}", tls.listen), &[], "use https://"),
+        (
+            format!("http://{}", tls.listen),
+            &[],
+            "it closed the connection without a word: where it speaks TLS, use https://",
+        ),
         (format!("http://{}", plain.admin_listen), &[], "what answers is not this service, or not this listener of it"),
         (
             format!("https://{}", tls.listen),

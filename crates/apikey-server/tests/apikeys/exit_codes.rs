@@ -128,6 +128,7 @@ fn secrets_are_not_taken_from_the_command_line() {
         ("serve", "--verify-token", "set APIKEYS_VERIFY_TOKEN, or a file by --verify-token-file"),
         ("serve", "--database-url", "set APIKEYS_DATABASE_URL, or a file by --database-url-file"),
         ("config", "--database-url", "set APIKEYS_DATABASE_URL, or a file by --database-url-file"),
+        ("serve", "--http-proxy", "set APIKEYS_HTTP_PROXY, or http_proxy in the file of settings"),
         ("verify", "--verify-token", "set APIKEYS_VERIFY_TOKEN, or a file by --verify-token-file"),
         ("verify", "--verify-key", "set APIKEYS_VERIFY_KEY, or leave it out to be asked"),
         ("list", "--key", "set APIKEYS_KEY, or leave it out to be asked"),
